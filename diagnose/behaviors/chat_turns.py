@@ -18,6 +18,8 @@ SPOKEN_KEYS = ("tool_calls", "reasoning_content", "reasoning", "thinking", "tool
 TEXT_KEYS = ("reasoning_content", "reasoning", "thinking", "tool_plan", "name", "tool_call_id")
 TEMPLATE_KEYS = (*SPOKEN_KEYS, "name", "tool_call_id", "tool_responses")
 TURN_KEYS = ("role", "content", *TEMPLATE_KEYS, *TRAIN_KEYS)
+_SPEAKERS = {"human": "user", "gpt": "assistant"}
+"""Who speaks in ShareGPT's turns → role, where the two have other names."""
 CHAT_FORM = 'allowed: a text, or a chat as in [{"role": "user", "content": "..."}]'
 
 
@@ -37,6 +39,13 @@ def read_turns(value: Any, key: str, where: str) -> tuple[Message, ...]:
     if not isinstance(value, list) or not value:
         raise RowError(f"{where}: {key}: got {shorten(value)}; {CHAT_FORM}")
     return tuple(_read_turn(turn, f"{where}: {key}") for turn in value)
+
+
+def as_messages(turns: Any) -> Any:
+    """Return ShareGPT's turns as messages; anything else as it is."""
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) and {"from", "value"} <= turn.keys() for turn in turns):
+        return turns
+    return [{"role": _SPEAKERS.get(turn["from"], turn["from"]), "content": turn["value"]} for turn in turns]
 
 
 def says_something(turn: Message) -> bool:

@@ -22,23 +22,26 @@ OWN_COLUMNS = ("id", "prompt", "answer", "references", "group", "split", "key", 
 ALIASES: Mapping[str, tuple[str, ...]] = {
     "prompt": (
         "question", "problem", "query", "instruction", "input", "messages", "question_stem", "ctx", "user_prompt", "goal", "sentence",
+        "conversations",
     ),
     "answer": (
         "target", "ground_truth", "gold", "expected", "final_answer", "expected_answer", "reference_answer", "correct_answer", "gold_answer",
-        "answerkey", "ideal", "label", "answer_idx", "answer_index", "correct_option", "correct_idx", "gold_index", "gold_idx", "gold_label", "cop",
+        "best_answer", "answer_number", "answerkey", "ideal", "label", "answer_idx", "answer_index", "correct_option", "correct_idx", "gold_index", "gold_idx", "gold_label", "cop",
         "expected_output", "output", "response", "completion",
     ),
     "solution": (
         "solution", "rationale", "cot", "chain_of_thought", "reasoning", "explanation", "worked_solution", "generated_solution", "canonical_solution",
     ),
     "choices": ("choices", "options", "endings", "candidates"),
-    "context": ("context", "passage", "article", "document", "background"),
+    "context": ("context", "passage", "article", "document", "background", "body", "story", "narrative", "puzzle", "premise"),
     "id": ("task_id", "unique_id", "question_id", "problem_id", "doc_id", "qid", "uid", "idx", "index"),
 }  # fmt: skip
 """Our name → usual names of others, the most telling first. Those of `id` are used where they differ from row to row."""
-MAPPED = (*OWN_COLUMNS, "solution", "choices", "context")
-"""What a user may say a column holds: `solution` (a worked one: a reference path), `choices` (texts of which one is right) and `context` (a text
-that stands before the question) beside what a row of ours holds."""
+MAPPED = (*OWN_COLUMNS, "solution", "choices", "wrong", "context")
+"""What a user may say a column holds: `solution` (a worked one: a reference path), `choices` (texts of which one is right), `wrong` (texts that are
+choices together with the answer) and `context` (a text that stands before the question) beside what a row of ours holds."""
+_OF_SEVERAL = ("choices", "wrong")
+"""Of these, what several columns may hold."""
 SAMPLED = ("output", "response", "completion", "generation", "model_output", "prediction")
 """Usual names of what a model wrote."""
 GRADES: Mapping[str, str] = {
@@ -60,6 +63,8 @@ GRADES: Mapping[str, str] = {
 _ADVANTAGE = "advantage"
 """A trainer's reward less that of the other samples: it shows that a row is a graded sample, and not how it was graded."""
 _ONE_CHOICE = re.compile(r"(?:(?:option|choice|op|opt|answer|ending|sol|solution)_?)?([a-j]|[0-9])")
+_WRONG = re.compile(r"(?:(?:incorrect|wrong)_(?:answer|option|choice)|distractor)s?_?[0-9]*")
+"""A choice that is wrong, or several: the right one stands in the column of the answer, as in GPQA."""
 _TYPO, _TYPO_LENGTH = 0.8, 4
 """How alike a column must be to one of ours, and how long, to be taken for a misspelt one."""
 
@@ -74,6 +79,10 @@ class Columns:
     """Columns that have no meaning here."""
     first_index: int = 0
     """What an answer that is a number calls the first choice."""
+    is_numbered: bool = True
+    """Whether an answer that is a number means the number of a choice's column, such as 1 for `option1`."""
+    holds_truths: bool = False
+    """Whether answers are true and false."""
 
     @cached_property
     def own(self) -> tuple[tuple[str, str], ...]:
@@ -84,7 +93,7 @@ class Columns:
         """Return what a row holds under our name; None where it holds nothing."""
         column = self.names.get(name)
         if isinstance(column, tuple):
-            return {_mark(one, place): row[one] for place, one in enumerate(column) if row.get(one) is not None} or None
+            return {self._mark(one, place): row[one] for place, one in enumerate(column) if row.get(one) is not None} or None
         return None if column is None else row.get(column)
 
     @property
@@ -97,8 +106,20 @@ class Columns:
         ]
         told = f"columns read: {', '.join(renamed)}" if renamed else ""
         counted = "choices are counted from 1" if self.first_index else ""
+        mixed = (
+            "the answer and what is wrong are the choices, in an order of their own for each question"
+            if "wrong" in self.names
+            else ""
+        )
+        truths = "true is right as yes or true, false as no or false" if self.holds_truths else ""
         kept = f"kept as metadata: {', '.join(self.extra)}" if self.extra else ""
-        return "; ".join(part for part in (told, counted, kept) if part)
+        return "; ".join(part for part in (told, counted, mixed, truths, kept) if part)
+
+    def _mark(self, column: str, place: int) -> str:
+        """Return what labels the choice of a column: `A` of option_a, `1` of option1, else the letter of its place."""
+        match = _ONE_CHOICE.fullmatch(_plain(column))
+        mark = match[1].upper() if match else ""
+        return mark if mark and (self.is_numbered or not mark.isdigit()) else chr(ord("A") + place)
 
 
 def find_columns(objects: Sequence[tuple[int, str, Mapping[str, Any]]], given: Mapping[str, str]) -> Columns:
@@ -117,6 +138,11 @@ def find_columns(objects: Sequence[tuple[int, str, Mapping[str, Any]]], given: M
     free = [name for name in present if name not in _columns_in(names.values())]
     names |= {name: name for name in OWN_COLUMNS if name in free and name not in names}
     free = [name for name in free if name not in names]
+    for name in OWN_COLUMNS:  # written otherwise, as in `Answer`
+        own = None if name in names else _first_usual((name,), free)
+        if own is not None and (name != "id" or _tells_rows_apart(rows, own)):
+            names[name] = own
+            free.remove(own)
     _refuse_misspelt(free, names, objects)
     for ours, usual in ALIASES.items():
         if ours not in names and (found := _first_usual((ours, *usual), free)) is not None:
@@ -124,11 +150,17 @@ def find_columns(objects: Sequence[tuple[int, str, Mapping[str, Any]]], given: M
                 continue
             names[ours] = found
             free.remove(found)
+    if "answer" not in names and "answers" not in names and (right := _correct_texts(rows, free)):
+        names["answer"] = right
+        free.remove(right)
     if "answer" not in names and "answers" not in names and "solution" in names:
         names["answer"] = names.pop("solution")
-    if "choices" not in names and "answer" in names and (single := single_choices(rows[0], free)):
-        names["choices"] = tuple(single)
-        free = [name for name in free if name not in single]
+    if "choices" not in names and "answer" in names:
+        if "wrong" not in names and (single := single_choices(rows[0], free)):
+            names["choices"] = tuple(single)
+        elif "wrong" not in names and (wrong := [name for name in free if _WRONG.fullmatch(_plain(name))]):
+            names["wrong"] = tuple(wrong)
+        free = [name for name in free if name not in _columns_in(names.values())]
     if (
         names.get("prompt") == "instruction" and _holds_texts(rows, "input") and "input" in free
     ):  # as Alpaca has it: the text that is worked on
@@ -140,10 +172,15 @@ def find_columns(objects: Sequence[tuple[int, str, Mapping[str, Any]]], given: M
         raise BehaviorError(
             f"{where}: got the columns {', '.join(present) or 'none'}, none of which is known to hold the prompt; say which does, as in "
             f"--map prompt={free[0] if free else 'COLUMN'}{_map_of_answer(names, free)} (or `columns:` in a behavior file); known are prompt, "
-            f"{', '.join(ALIASES['prompt'][:6])}; logs and rollouts of other tools are read by `posttrain import auto FILE`",
+            f"{', '.join(ALIASES['prompt'][:6])}{_say_header(where)}; logs and rollouts of other tools are read by `posttrain import auto FILE`",
             code="unknown_columns",
         )
     columns = Columns(names=names, extra=tuple(free))
+    answers = [columns.held(row, "answer") for row in rows]
+    if any(isinstance(answer, bool) for answer in answers):
+        return replace(columns, holds_truths="choices" not in names)
+    if any(answer in (0, "0") for answer in answers):
+        return replace(columns, is_numbered=False)
     return replace(columns, first_index=1) if _counts_from_one(columns, rows) else columns
 
 
@@ -186,6 +223,10 @@ def _counts_from_one(columns: Columns, rows: Sequence[Mapping[str, Any]]) -> boo
     return min(numbers, default=0) > 0 and any(int(answer) == len(choices) for answer, choices in pairs)
 
 
+def _say_header(where: str) -> str:
+    return "; the first line of a table has to name its columns" if re.search(r"\.[ct]sv(?:\.gz)?: row", where, re.I) else ""
+
+
 def _map_of_answer(names: Mapping[str, Any], free: Sequence[str]) -> str:
     return f" answer={free[1]}" if "answer" not in names and len(free) > 1 else ""
 
@@ -211,7 +252,7 @@ def _pair(ours: str, theirs: str, present: Sequence[str]) -> tuple[str, str | tu
     if theirs in present:
         return ours, theirs
     several = tuple(part.strip() for part in theirs.split(","))
-    return (ours, several) if ours == "choices" and len(several) > 1 and set(several) <= set(present) else None
+    return (ours, several) if ours in _OF_SEVERAL and len(several) > 1 and set(several) <= set(present) else None
 
 
 def _not_a_pair(left: str, right: str, present: Sequence[str]) -> str:
@@ -261,10 +302,12 @@ def _tells_rows_apart(rows: Sequence[Mapping[str, Any]], column: str) -> bool:
     ) == len(values)
 
 
-def _mark(column: str, place: int) -> str:
-    """Return what labels the choice of a column: `A` of option_a, `1` of option1, else the letter of its place."""
-    match = _ONE_CHOICE.fullmatch(_plain(column))
-    return match[1].upper() if match else chr(ord("A") + place)
+def _correct_texts(rows: Sequence[Mapping[str, Any]], free: Sequence[str]) -> str | None:
+    """Return the column `correct` where it holds what is right, as in AQuA, and not whether something is."""
+    name = _first_usual(("correct",), free)
+    told = [] if name is None else [row.get(name) for row in rows]
+    is_told = all(isinstance(one, str) and one.strip().lower() not in ("true", "false", "yes", "no", "0", "1") for one in told)
+    return name if told and is_told else None
 
 
 def single_choices(row: Mapping[str, Any], free: Iterable[str]) -> list[str]:

@@ -19,7 +19,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from posttrain.diagnose.behaviors.chat_turns import read_turns, refuse_empty
+from posttrain.diagnose.behaviors.chat_turns import as_messages, read_turns, refuse_empty
 from posttrain.diagnose.behaviors.column_names import say_renaming
 from posttrain.diagnose.behaviors.hub_data import FORM
 from posttrain.diagnose.behaviors.row_files import ROW_FILES, RowError
@@ -105,8 +105,6 @@ _DEMONSTRATIONS = (
     ("instruction", "response"),
 )
 """Columns of a prompt and of an answer to imitate."""
-_SPEAKERS = {"human": "user", "gpt": "assistant"}
-"""Who speaks in ShareGPT's turns → role, where the two have other names."""
 _SHAPES: tuple[tuple[RowKind, frozenset[str]], ...] = (
     (RowKind.PAIR, frozenset({"chosen", "rejected"})),
     (RowKind.STEPS, frozenset({"prompt", "completions", "labels"})),
@@ -216,7 +214,7 @@ def _read_row(row: Mapping[str, Any], held: frozenset[str], index: int, where: s
     if "messages" in held:
         return _whole_chat(read_turns(row["messages"], "messages", where), index, where)
     if "conversations" in held:
-        return _whole_chat(read_turns(_as_messages(row["conversations"]), "conversations", where), index, where)
+        return _whole_chat(read_turns(as_messages(row["conversations"]), "conversations", where), index, where)
     if "text" in held:
         return DataRow(index=index, kind=RowKind.TEXT, prompt=None, completion=_text(row["text"], "text", where))
     if "prompt" in held:
@@ -231,13 +229,6 @@ def _with_input(row: Mapping[str, Any], asked: str) -> Any:
     """Return what is asked; in Alpaca's rows the column `input` stands behind the instruction."""
     given = row.get("input")
     return f"{row[asked]}\n\n{given}" if asked == "instruction" and isinstance(given, str) and given.strip() else row[asked]
-
-
-def _as_messages(turns: Any) -> Any:
-    """Return ShareGPT's turns as messages; anything else as it is."""
-    if not isinstance(turns, list) or not all(isinstance(turn, dict) and {"from", "value"} <= turn.keys() for turn in turns):
-        return turns
-    return [{"role": _SPEAKERS.get(turn["from"], turn["from"]), "content": turn["value"]} for turn in turns]
 
 
 def _with_system(found: DataRow, row: Mapping[str, Any], where: str) -> DataRow:

@@ -90,7 +90,7 @@ def read_problem_objects(
     layout = None if columns else find_layout(objects[0][2])
     found = find_columns(objects, columns or {}) if layout is None else None
     verifier = layout.verifier if layout is not None else None
-    if found is not None and "choices" in found.names:
+    if found is not None and ("choices" in found.names or "wrong" in found.names):
         verifier = "choice"
     elif found is not None and holds_boxes(found, (row for _, _, row in objects)):
         verifier = "math"

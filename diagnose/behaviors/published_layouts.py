@@ -255,7 +255,7 @@ LAYOUTS = (
     ),
     Layout(
         "MATH",
-        (("problem",), ("solution", "answer")),
+        (("problem",), ("solution",)),
         _math,
         "math",
         "{question}\nThink step by step, and put the final answer into \\boxed{}.",

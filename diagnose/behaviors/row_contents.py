@@ -5,14 +5,16 @@ r"""What rows of a data set hold, whatever their columns are called: worked answ
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from posttrain.diagnose.behaviors.chat_turns import as_messages
 from posttrain.diagnose.behaviors.column_names import ALIASES, Columns, refuse_no_prompt
-from posttrain.diagnose.behaviors.row_files import RowError
+from posttrain.diagnose.behaviors.row_files import RowError, read_written
 from posttrain.diagnose.strict_settings import shorten
 from posttrain.diagnose.verifiers.reader.boxes import last_box
 
@@ -21,6 +23,9 @@ SPLITS_OF_OTHERS = {"test": "eval", "validation": "eval", "valid": "eval", "val"
 """Names of splits in published sets → ours: what is not for training is measured."""
 _LETTER_FIRST = re.compile(r"\(?([A-Z])[).:]\s")
 """As in `B. Paris`."""
+_LABEL = re.compile(r"\s*\(?([A-Z])\s?[).:]\s*")
+"""What stands before a choice that says its own letter, as in `(B)Paris`."""
+_TRUTHS: Mapping[bool, list[str]] = {True: ["yes", "true"], False: ["no", "false"]}
 _CALCULATION = re.compile(r"<<[^<>\n]*>>")
 
 
@@ -75,7 +80,7 @@ def as_metadata(values: Mapping[str, Any]) -> dict[str, Any]:
 def list_choices(question: str, texts: Sequence[str]) -> str:
     """Return a question with its choices below it, each behind a letter; as it is where it lists them already."""
     if all(
-        re.search(rf"^\W*{LETTERS[place]}\W{{1,3}}\s*{re.escape(text.strip())}", question, re.M)
+        re.search(rf"(?:^\W*|\(){LETTERS[place]}\W{{1,3}}\s*{re.escape(text.strip())}", question, re.M)
         for place, text in enumerate(texts)
     ):
         return question
@@ -84,7 +89,16 @@ def list_choices(question: str, texts: Sequence[str]) -> str:
 
 
 def read_choices(found: Any) -> tuple[list[Any], list[str]]:
-    """Return the texts of choices and their labels, however they are written; no texts where they cannot be read."""
+    """Return the texts of choices, without letters of their own, and their labels, however they are written; no texts where they cannot be read."""
+    found = read_written(found) if isinstance(found, str) else found
+    texts, labels = _read_choices(found)
+    begins = [_LABEL.match(text) if isinstance(text, str) else None for text in texts]
+    if [match and match[1] for match in begins] == list(LETTERS[: len(texts)]):  # as AQuA has them
+        texts = [text[match.end() :] for text, match in zip(texts, begins, strict=True) if match]
+    return texts, labels
+
+
+def _read_choices(found: Any) -> tuple[list[Any], list[str]]:
     if isinstance(found, Mapping) and "text" in found:
         return list(found.get("text", ())), [str(label) for label in found.get("label", ())]
     if isinstance(found, Mapping):  # {"A": "one", "B": "two"}
@@ -110,10 +124,12 @@ def letter_of(key: Any, texts: Sequence[str], labels: Sequence[str], first_index
     if not word:
         return None
     names = [label.upper() for label in labels] or list(LETTERS[: len(texts)])
-    begins = _LETTER_FIRST.match(word)
+    begins, label = _LETTER_FIRST.match(word), _LABEL.match(word)
     for one in (word, word.strip("().").strip().upper()):
         if one in names:
             return LETTERS[names.index(one)]
+    if label and label[1] in names and str(texts[names.index(label[1])]).strip() == word[label.end() :]:
+        return LETTERS[names.index(label[1])]
     if list(texts).count(word) == 1:
         return LETTERS[list(texts).index(word)]
     place = int(word) - first_index if word.isdigit() and len(word) < 4 and not any(name.isdigit() for name in names) else -1
@@ -136,19 +152,27 @@ def convert_columns(columns: Columns, row: Mapping[str, Any], where: str) -> dic
     made = {name: value for name, column in columns.own if (value := row.get(column)) is not None}
     prompt, said = _prompt(columns, row, where)
     made["prompt"] = prompt
-    if "answers" in made and isinstance(made["answers"], Mapping):
+    if isinstance(made.get("answers"), str):
+        made["answers"] = read_written(made["answers"])
+    if isinstance(made.get("answers"), Mapping):
         made["answers"] = read_answers(made["answers"]) or None
     solution = as_text(columns.held(row, "solution")) if "solution" in columns.names else None
     if "answer" in made and solution is None:
         solution = as_text(said)
     answers = read_answers(made.pop("answer", said))
+    if "wrong" in columns.names and "choices" not in columns.names:
+        choices = _mix(str(prompt), answers, columns.held(row, "wrong"))
+    else:
+        choices = columns.held(row, "choices")
     chosen: dict[str, Any] = {}
-    if "choices" in columns.names and (choices := columns.held(row, "choices")) is not None:
+    if choices is not None:
         chosen = _chosen(prompt, choices, answers, columns.first_index, where)
     else:
         worked = split_worked_answer(answers[0]) if len(answers) == 1 and isinstance(answers[0], str) else None
         if worked is not None:
             answers, solution = [worked.answer], solution or worked.solution
+        if len(answers) == 1 and isinstance(answers[0], bool):
+            answers = _TRUTHS[answers[0]]
         made |= {"answer": answers[0]} if answers else {}
         if len(answers) > 1:
             made["answers"] = [*answers[1:], *(made.get("answers") or ())]
@@ -156,11 +180,19 @@ def convert_columns(columns: Columns, row: Mapping[str, Any], where: str) -> dic
         made["id"] = as_text(made["id"]) or made["id"]
     if solution and solution.strip() and "references" not in made:
         made["references"] = [{"steps": lines_as_steps(solution), "joiner": ""}]
-    metadata = made.get("metadata", {})
+    metadata = _read_metadata(made.get("metadata", {}))
     if isinstance(metadata, dict):
         further = as_metadata({name: row.get(name) for name in columns.extra}) if columns.extra else {}
         made["metadata"] = further | chosen.pop("metadata", {}) | metadata
     return made | chosen
+
+
+def _read_metadata(value: Any) -> Any:
+    """Return metadata that others write as a text as an object; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    written = read_written(value)
+    return written if isinstance(written, dict) else {"metadata": value}
 
 
 def holds_boxes(columns: Columns, rows: Iterable[Mapping[str, Any]]) -> bool:
@@ -177,7 +209,7 @@ def _prompt(columns: Columns, row: Mapping[str, Any], where: str) -> tuple[Any, 
     if prompt is None:
         raise refuse_no_prompt(columns, where)
     if isinstance(prompt, list):
-        turns = [plain_turn(turn) for turn in prompt]
+        turns = [plain_turn(turn) for turn in as_messages(prompt)]
         last = turns[-1] if turns and isinstance(turns[-1], dict) else {}
         return (turns[:-1], last.get("content")) if last.get("role") == "assistant" and len(turns) > 1 else (turns, None)
     if isinstance(prompt, str) and isinstance(context, str) and context.strip():
@@ -219,6 +251,13 @@ def read_answers(value: Any) -> list[Any]:
     if isinstance(value, list) and value and all(as_text(one) is not None for one in value):
         return [as_text(one) for one in value]
     return [] if value in (None, []) else [value if as_text(value) is None else as_text(value)]
+
+
+def _mix(question: str, answers: Sequence[Any], wrong: Any) -> list[Any]:
+    """Return the answer and what is wrong in an order that follows from the question, so that no place is the right one more often."""
+    found = list(wrong.values()) if isinstance(wrong, Mapping) else [wrong]
+    texts = [*answers[:1], *(text for one in found if one is not None for text in read_answers(one))]
+    return sorted(texts, key=lambda text: hashlib.sha256(f"{question}\0{text}".encode()).digest())
 
 
 def _chosen(prompt: Any, choices: Any, answers: list[Any], first_index: int, where: str) -> dict[str, Any]:

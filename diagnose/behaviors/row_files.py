@@ -69,7 +69,9 @@ def read_text(path: Path, wanted: str) -> str:
         text = (gzip.decompress(content) if path.name.lower().endswith(GZIP) else content).decode("utf-8-sig")
         return text.replace("\r\n", "\n").replace("\r", "\n")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise BehaviorError(f"{path}: cannot be read as UTF-8 text ({error}); give {wanted}", code="unreadable_file") from None
+        raise BehaviorError(
+            f"{path}: cannot be read as UTF-8 text ({error}); save it as UTF-8, or give {wanted}", code="unreadable_file"
+        ) from None
 
 
 def read_objects(path: Path, wanted: str, row_form: str) -> Iterator[tuple[int, str, dict[str, Any]]]:
@@ -145,6 +147,8 @@ def _array(text: str, path: Path) -> list[Any] | None:
         ) from None
     if isinstance(content, list):
         return content
+    if isinstance(content, dict) and (rows := _turned(content)):
+        return rows
     lists: list[list[Any]] = (
         [value for value in content.values() if _is_list_of_objects(value)] if isinstance(content, dict) else []
     )
@@ -156,6 +160,20 @@ def _array(text: str, path: Path) -> list[Any] | None:
             code="invalid_json",
         )
     return None
+
+
+def _turned(content: dict[str, Any]) -> list[Any]:
+    """Return the rows of a table written by column, or by the name of each row, as pandas and datasets write them; none of another object."""
+    parts = list(content.values())
+    asked = next((value for name, value in content.items() if name.strip().lower() in _OF_A_ROW), None)
+    if asked and isinstance(asked, dict) and all(isinstance(part, dict) and part.keys() == asked.keys() for part in parts):
+        return [{name: part[row] for name, part in content.items()} for row in asked]
+    if isinstance(asked, list) and all(isinstance(text, str) for text in asked):
+        lists = [part for part in parts if isinstance(part, list) and len(part) == len(asked)]
+        if len(lists) == len(parts):
+            return [{name: part[row] for name, part in content.items()} for row in range(len(asked))]
+    rows = [part for part in parts if isinstance(part, dict) and {name.strip().lower() for name in part} & _OF_A_ROW]
+    return rows if len(rows) == len(parts) else []
 
 
 def _is_list_of_objects(value: Any) -> bool:
@@ -183,10 +201,11 @@ def _table_rows(text: str, path: Path) -> Iterator[tuple[int, str, Any]]:
     delimiter = _delimiter(text, path)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
     try:
-        header = [name.strip() for name in next(reader, [])]
-        if doubled := [name for name, count in Counter(header).items() if count > 1 or not name]:
+        # Columns without a name, such as the row numbers that pandas writes, get the one that pandas gives them.
+        header = [name.strip() or f"Unnamed: {place}" for place, name in enumerate(next(reader, []))]
+        if doubled := [name for name, count in Counter(header).items() if count > 1]:
             raise BehaviorError(
-                f"{path}:1: got the column {doubled[0]!r} {'without a name' if not doubled[0] else 'twice'}; name each column once, in the first line",
+                f"{path}:1: got the column {doubled[0]!r} twice; name each column once, in the first line",
                 code="invalid_csv",
             )
         number = 0
@@ -209,9 +228,22 @@ def _table_rows(text: str, path: Path) -> Iterator[tuple[int, str, Any]]:
 
 
 def _delimiter(text: str, path: Path) -> str:
-    """Return what stands between cells: what the file's name says, or a semicolon where the header of a CSV file has no comma."""
+    """Return what stands between cells: what the file's name says, or another one that stands in the header of a CSV file without a comma."""
     usual, header = _DELIMITERS[row_suffix(path)], text.lstrip("\n").partition("\n")[0]
-    return ";" if usual == "," and "," not in header and ";" in header else usual
+    return next((mark for mark in ";\t|" if mark in header), usual) if usual == "," and "," not in header else usual
+
+
+def read_written(text: str) -> Any:
+    """Return the list or object that a text holds, as JSON or as Python writes it; the text itself where it holds none."""
+    if text.strip()[:1] not in ("[", "{"):
+        return text
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        try:  # as pandas writes lists
+            return ast.literal_eval(text.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            return text
 
 
 def _cell(name: str, cell: str) -> Any:
@@ -220,12 +252,9 @@ def _cell(name: str, cell: str) -> Any:
     if not of_json and not (name == "prompt" and cell.strip()[0] == "["):
         return cell
     try:
-        value = json.loads(cell.strip().lower() if name in _COLUMNS_OF_NUMBERS else cell)
+        value = json.loads(cell.strip().lower()) if name in _COLUMNS_OF_NUMBERS else read_written(cell)
     except (ValueError, RecursionError):
-        try:  # as pandas writes lists
-            value = ast.literal_eval(cell.strip())
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            return cell
+        return cell
     is_chat = isinstance(value, list) and value and all(isinstance(turn, dict) for turn in value)
     return value if of_json or is_chat else cell
 

@@ -254,7 +254,7 @@ def refused(source: str | Path, code: str | None = None) -> str:
         ('{"prompt": "q"}', "missing_key", "no answer"),
         ('{"prompt": "q", "answer": " "}', "invalid_row", "empty string"),
         ('{"answer": "a"}', "missing_key", "no prompt"),
-        ('{"prompt": "q", "answer": true}', "invalid_row", "got True"),
+        ('{"prompt": "q", "answer": "a", "hint": true}', "invalid_row", "got True"),
         ('{"prompt": "q", "answer": NaN}', "invalid_row", "got nan"),
         ('{"prompt": "q", "answer": "a", "reference": "x"}', "unknown_key", "did you mean 'references'?"),
         ('{"prompt": "q", "answer": "a", "references": "x"}', "invalid_row", "a list"),

@@ -42,6 +42,28 @@ def test_usual_names_are_read(tmp_path: Path, prompt: str, answer: str) -> None:
     assert "MATH" in note or (f"{prompt} → prompt" in note and f"{answer} → answer" in note)
 
 
+@pytest.mark.parametrize("name", ["Answer", "ANSWER", "Answers"])
+def test_our_names_are_known_however_they_are_written(tmp_path: Path, name: str) -> None:
+    value = ["12"] if name == "Answers" else "12"
+    (problem,) = load(tmp_path, {"ID": 4, "Prompt": "How many?", name: value, "Split": "test"}).problems
+    assert (problem.id, problem.prompt, problem.answer, dict(problem.metadata)) == ("4", "How many?", "12", {})
+    alike = load(tmp_path, *({"ID": 4, "Question": f"{i}?", name: value} for i in range(2)))
+    assert [problem.id for problem in alike.problems] == ["row-1", "row-2"]
+
+
+def test_answers_of_problems_without_a_solution_say_how_they_are_graded(tmp_path: Path) -> None:
+    """SimpleQA and AIME have the columns of MATH, and the one no mathematics."""
+    assert load(tmp_path, {"problem": "Who?", "answer": "Ada Lovelace"}).verifier.kind == "exact"
+    assert load(tmp_path, {"problem": "Find m + n.", "answer": "204"}).verifier.kind == "number"
+    assert load(tmp_path, {"problem": "Find r.", "answer": r"\sqrt{2}"}).verifier.kind == "math"
+
+
+@pytest.mark.parametrize("metadata", ["{'topic': 'art'}", '{"topic": "art"}', {"topic": "art"}])
+def test_metadata_may_be_a_text(tmp_path: Path, metadata: Any) -> None:
+    assert one(tmp_path, {"prompt": "q", "answer": "1", "metadata": metadata}).metadata == {"topic": "art"}
+    assert one(tmp_path, {"prompt": "q", "answer": "1", "metadata": "art"}).metadata == {"metadata": "art"}
+
+
 def test_what_is_read_under_other_names_is_said_in_one_line(tmp_path: Path) -> None:
     (note,) = load(tmp_path, {"query": "1+1?", "gold": 2, "topic": "sums"}).notes
     assert note == "columns read: query → prompt, gold → answer; kept as metadata: topic"
@@ -56,6 +78,8 @@ def test_a_chat_is_the_prompt_and_its_last_turn_the_answer(tmp_path: Path) -> No
     assert (answered.prompt, answered.answer) == (asked, "2")
     worked = one(tmp_path, {"messages": [*turns, {"role": "assistant", "content": "1+1\nis 2"}], "answer": 2})
     assert (worked.prompt, worked.answer, worked.references[0].steps) == (asked, "2", ("1+1\n", "is 2"))
+    shared = [{"from": "human", "value": "1+1?"}, {"from": "gpt", "value": "2"}]
+    assert (one(tmp_path, {"conversations": shared}).prompt, one(tmp_path, {"conversations": shared}).answer) == (asked[1:], "2")
     ideal = one(tmp_path, {"input": turns, "ideal": ["2", "two"]})
     assert (ideal.prompt, ideal.accepted_answers) == (asked, ("2", "two"))
 
@@ -116,6 +140,12 @@ def test_worked_answers_become_an_answer_and_steps(
         ({"goal": "q", "sol1": "w", "sol2": "x", "label": 2}, "B"),
         ({"context": "c", "question": "q", "answerA": "w", "answerB": "x", "label": "2"}, "B"),
         ({"query": "q", "choices": ["7", "8"], "answer": "8"}, "B"),
+        ({"goal": "q", "sol1": "w", "sol2": "x", "label": 0}, "A"),  # PIQA
+        ({"question": "q", "options": ["A)w", "B)x"], "rationale": "so\nB", "correct": "B"}, "B"),  # AQuA
+        ({"question": "q", "options": ["(A)w", "(B) x"], "label": "B"}, "B"),  # AGIEval
+        ({"question": "q", "options": ["(A)w", "(B)x"], "answer": "(B)x"}, "B"),
+        ({"question": "q", "choices": "['w', 'x']", "answer_index": 1}, "B"),  # MuSR
+        ({"Question": "q", "A": "w", "B": "x", "Answer": "B"}, "B"),  # CMMLU
     ],
 )
 def test_choices_with_an_index_a_letter_or_a_text(tmp_path: Path, row: Mapping[str, Any], letter: str) -> None:
@@ -125,7 +155,36 @@ def test_choices_with_an_index_a_letter_or_a_text(tmp_path: Path, row: Mapping[s
     assert str(problem.prompt).endswith(f"q\nA. {problem.metadata['choices'][0]}\nB. {problem.metadata['choices'][1]}")
 
 
-@pytest.mark.parametrize("listed", ["A. w\nB. x", "(A) w\n(B) x", "A: w\nB: x", "- A) w\n- B) x"])
+def test_columns_of_choices_may_be_counted_from_zero(tmp_path: Path) -> None:
+    rows = [{"goal": f"q{i}", "sol1": "w", "sol2": "x", "label": i % 2} for i in range(4)]
+    assert [problem.answer for problem in load(tmp_path, *rows).problems] == ["A", "B", "A", "B"]
+    from_one = [{**row, "label": row["label"] + 1} for row in rows]
+    assert [problem.answer for problem in load(tmp_path, *from_one).problems] == ["A", "B", "A", "B"]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"Correct Answer": "right", "Incorrect Answer 1": "w1", "Incorrect Answer 2": "w2"},  # GPQA
+        {"correct_answer": "right", "distractor2": "w2", "distractor1": "w1"},  # SciQ
+        {"correct_answer": "right", "incorrect_answers": ["w1", "w2"]},  # OpenTDB
+    ],
+)
+def test_wrong_answers_are_choices_beside_the_right_one(tmp_path: Path, row: Mapping[str, Any]) -> None:
+    behavior = load(tmp_path, *({"question": f"q{i}", **row} for i in range(40)))
+    letters = [problem.answer for problem in behavior.problems]
+    assert {letters.count(letter) > 3 for letter in "ABC"} == {True}  # the right one is not always in the same place
+    for problem in behavior.problems:
+        choices = problem.metadata["choices"]
+        assert (choices["ABC".index(problem.answer)], sorted(choices)) == ("right", ["right", "w1", "w2"])
+        assert str(problem.prompt).endswith("".join(f"\n{letter}. {text}" for letter, text in zip("ABC", choices, strict=True)))
+    assert behavior.verifier.kind == "choice"
+    mapped = {"answer": next(iter(row)), "wrong": ",".join(list(row)[1:])}
+    again = load(tmp_path, *({"question": f"q{i}", **row} for i in range(40)), columns=mapped)
+    assert [problem.answer for problem in again.problems] == letters
+
+
+@pytest.mark.parametrize("listed", ["q (A)w (B)x", "A. w\nB. x", "(A) w\n(B) x", "A: w\nB: x", "- A) w\n- B) x"])
 def test_choices_that_the_question_lists_are_not_listed_again(tmp_path: Path, listed: str) -> None:
     row = {"prompt": f"q\n{listed}", "choices": ["w", "x"], "answer": 1}
     assert one(tmp_path, row).prompt == row["prompt"]
@@ -156,6 +215,10 @@ def test_choices_that_are_counted_from_one(tmp_path: Path) -> None:
         ({"question": "q", "answer": ["Ada", "A. L."]}, ("Ada", "A. L.")),
         ({"prompt": "q", "answer": ["Ada", "A."], "answers": ["L."]}, ("Ada", "A.", "L.")),
         ({"prompt": "q", "gold": "Ada", "answers": {"text": []}}, ("Ada",)),
+        ({"passage": "c", "question": "q", "answer": True}, ("yes", "true")),  # BoolQ
+        ({"passage": "c", "question": "q", "answer": False}, ("no", "false")),
+        ({"question": "q", "answers": "['Ada', 'A. L.']"}, ("Ada", "A. L.")),
+        ({"question": "q", "answer": None, "answer_number": 5}, ("5",)),  # MGSM
     ],
 )
 def test_several_right_answers(tmp_path: Path, row: Mapping[str, Any], answers: tuple[str, ...]) -> None:
@@ -214,6 +277,7 @@ def test_a_map_stands_in_a_behavior_file_too_and_of_choices(tmp_path: Path) -> N
         ({"prompt": "frage", "wert": "prompt"}, "column_twice", "prompt twice"),
         ({"answer": "wert"}, "unknown_columns", "--map prompt=frage"),
         (None, "unknown_columns", "--map prompt=frage answer=wert"),
+        ({"prompt": "frage"}, "missing_key", "got the columns wert beside the prompt"),
     ],
 )
 def test_what_cannot_be_guessed_is_refused_with_the_columns(
@@ -248,7 +312,22 @@ ROWS = [{"query": f'What, "exactly", is\t{i}; plus 1?', "gold": i + 1, "tags": [
 
 
 @pytest.mark.parametrize(
-    "name", ["r.jsonl", "r.json", "r.csv", "r.tsv", "r.tsv.gz", "r.parquet", "r.jsonl.gz", "semi.csv", "examples.json"]
+    "name",
+    [
+        "r.jsonl",
+        "r.json",
+        "r.csv",
+        "r.tsv",
+        "r.tsv.gz",
+        "r.parquet",
+        "r.jsonl.gz",
+        "semi.csv",
+        "examples.json",
+        "by_column.json",
+        "by_list.json",
+        "by_row.json",
+        "numbered.csv",
+    ],
 )
 def test_the_same_rows_in_every_kind_of_file(tmp_path: Path, name: str) -> None:
     frame, path = pd.DataFrame(ROWS), tmp_path / name
@@ -257,8 +336,13 @@ def test_the_same_rows_in_every_kind_of_file(tmp_path: Path, name: str) -> None:
     else:
         texts = {
             "jsonl": "".join(json.dumps(row) + "\n" for row in ROWS),
-            "json": json.dumps({"canary": "x", "version": 1, "examples": ROWS} if "examples" in name else ROWS),
-            "csv": frame.to_csv(index=False, sep=";" if "semi" in name else ","),
+            "json": {
+                "examples.json": json.dumps({"canary": "x", "version": 1, "examples": ROWS}),
+                "by_column.json": frame.to_json(),
+                "by_list.json": json.dumps(frame.to_dict("list")),
+                "by_row.json": frame.to_json(orient="index"),
+            }.get(name, json.dumps(ROWS)),
+            "csv": frame.to_csv(index="numbered" in name, sep=";" if "semi" in name else ","),
             "tsv": frame.to_csv(index=False, sep="\t"),
         }
         content = texts[name.removesuffix(".gz").rpartition(".")[2]].encode()
