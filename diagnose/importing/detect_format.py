@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import zlib
 from collections.abc import Iterator, Sequence
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from posttrain.diagnose.errors import SourceError
+from posttrain.diagnose.importing.source_rows import PACKED, open_lines
 
 AUTO = "auto"
 _SIGNATURES: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -22,6 +22,7 @@ _SIGNATURES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("inspect", ("version", "eval", "status")),
     ("lighteval", ("doc", "model_response", "metric")),
     ("lighteval", ("__doc__", "__model_response__", "__metric__")),
+    ("lighteval", ("full_prompt", "predictions", "metrics")),
     ("verifiers", ("task", "traces")),
     ("verifiers", ("example_id", "prompt", "completion")),
     ("nemo-gym", ("responses_create_params", "response")),
@@ -140,7 +141,8 @@ def _files(paths: Sequence[Path]) -> Iterator[Path]:
 
 
 def _kind(path: Path) -> str:
-    return Path(path.name.lower().removesuffix(".gz")).suffix
+    name = Path(path.name.lower())
+    return Path(name.stem if name.suffix in PACKED else name).suffix
 
 
 def _keys(path: Path, kind: str) -> frozenset[str]:
@@ -148,7 +150,7 @@ def _keys(path: Path, kind: str) -> frozenset[str]:
     try:
         if kind == ".parquet":
             return frozenset(pq.read_schema(path).names)
-        with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb") as file:
+        with open_lines(path) as file:
             line = next((line for line in iter(lambda: file.readline(_LONGEST_LINE), b"") if line.strip()), b"")
             text = line.decode("utf-8-sig", errors="replace").strip()
             if kind == ".json" and text in ("{", "["):

@@ -51,6 +51,15 @@ def read_score(value: Any, where: str) -> float | None:
     raise SourceError(f"{where}: got {shorten(value)}; allowed: {ALLOWED}", code="not_a_score")
 
 
+def is_score(value: Any) -> bool:
+    """Return whether a cell says a score, or that there is none."""
+    try:
+        read_score(value, "")
+    except SourceError:
+        return False
+    return True
+
+
 def read_stop(value: Any, truncated: Any, where: str) -> StopReason:
     """Return why a sample ended, as a cell names it; unknown names are `UNKNOWN`.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import math
 import re
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,7 +25,9 @@ from posttrain.diagnose.errors import SourceError
 from posttrain.diagnose.strict_settings import shorten
 from posttrain.diagnose.types import Note
 
-_GZIP = ".gz"
+PACKED = (".gz", ".zst")
+"""Endings of files that are compressed."""
+_GZIP_BEGINS, _ZSTANDARD_BEGINS = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _KINDS = 3
 """Kinds of files that a message names."""
 _MOST_FILES = 1000
@@ -39,7 +42,7 @@ def find_files(paths: Sequence[Path], wanted: str, *patterns: str) -> list[Path]
     Args:
         paths: Files and folders, as the user gave them.
         wanted: What should have been given, for error messages.
-        patterns: Of file names below a folder, such as `**/traces.jsonl`, which means `traces.jsonl.gz` too.
+        patterns: Of file names below a folder, such as `**/traces.jsonl`, which means `traces.jsonl.gz` and `traces.jsonl.zst` too.
 
     Raises:
         SourceError: A path does not exist (`no_such_file`), or a folder holds no such file (`no_source_files`).
@@ -47,7 +50,7 @@ def find_files(paths: Sequence[Path], wanted: str, *patterns: str) -> list[Path]
     found: dict[Path, None] = {}
     for path in paths:
         if path.is_dir():
-            packed = [f"{pattern}{_GZIP}" for pattern in patterns if pattern.endswith(".jsonl")]
+            packed = [f"{pattern}{end}" for pattern in patterns if pattern.endswith(".jsonl") for end in PACKED]
             inside = sorted({file for one in (*patterns, *packed) for file in path.glob(one) if file.is_file()}, key=_by_numbers)
             if not inside:
                 raise SourceError(f"{path}: got a folder with {_contents(path)}; give {wanted}", code="no_source_files")
@@ -61,7 +64,7 @@ def find_files(paths: Sequence[Path], wanted: str, *patterns: str) -> list[Path]
 
 def _contents(folder: Path) -> str:
     """Return which kinds of files a folder holds, the most frequent three, as words."""
-    kinds = Counter("".join(file.suffixes[-2:] if file.suffix == _GZIP else file.suffixes[-1:]) for file in _some_files(folder))
+    kinds = Counter("".join(file.suffixes[-2:] if file.suffix in PACKED else file.suffixes[-1:]) for file in _some_files(folder))
     if not kinds:
         return "no files"
     named = ", ".join(
@@ -77,7 +80,7 @@ def _some_files(folder: Path) -> Iterator[Path]:
 
 def behavior_of_file(path: Path) -> str:
     """Return the name of a behavior that is called after its file: `gsm8k` for `runs/gsm8k.jsonl.gz`."""
-    return re.sub(r"(\.(jsonl|ndjson|json|csv|tsv|parquet|gz|zip))+$", "", path.name, flags=re.IGNORECASE) or path.name
+    return re.sub(r"(\.(jsonl|ndjson|json|csv|tsv|parquet|gz|zst|zip))+$", "", path.name, flags=re.IGNORECASE) or path.name
 
 
 def refuse_same_names(files: Sequence[Path], behavior: str | None) -> None:
@@ -263,16 +266,17 @@ class RowReader:
     notes: list[Note] = field(default_factory=list)
 
     def json_lines(self, path: Path) -> Iterator[SourceRow]:
-        """Yield the rows of a file with one JSON object per line, as it is or compressed with gzip.
+        """Yield the rows of a file with one JSON object per line, as it is or compressed with gzip or Zstandard, whatever its name says.
 
-        A last line without an end that is no whole object is passed over with a note: its writer was stopped, or is still writing.
+        A last line without an end that is no whole object is passed over with a note: its writer was stopped, or is still writing. So is what
+        follows the last whole line of a compressed file that ends too early.
 
         Raises:
             SourceError: The file is no text (`unreadable_file`), or a line is no object (`invalid_json`).
         """
         number = 0
         try:
-            with gzip.open(path, "rb") if path.name.endswith(_GZIP) else path.open("rb") as lines:
+            with open_lines(path) as lines:
                 for number, line in enumerate(lines, start=1):
                     if not line.isspace():
                         try:
@@ -300,7 +304,10 @@ class RowReader:
                             )
                         yield SourceRow(f"{path}:{number}", row)
         except (OSError, EOFError, zlib.error) as error:
-            raise SourceError(f"{path}: cannot be read after line {number} ({error})", code="unreadable_file") from None
+            if not number or not _ends_too_early(error):
+                raise SourceError(f"{path}: cannot be read after line {number} ({error})", code="unreadable_file") from None
+            text = f"{path.name}: the file ends too early; what follows its line {number} is not known: its writer was stopped, or it was not copied whole"
+            self.notes.append(Note("torn_file", text))
 
     def parquet(self, path: Path) -> Iterator[SourceRow]:
         """Yield the rows of a parquet file.
@@ -318,6 +325,56 @@ class RowReader:
         except (pa.ArrowException, OSError) as error:
             reason = shorten(" ".join(str(error).split()), 120)
             raise SourceError(f"{path}: cannot be read as parquet ({reason})", code="unreadable_file") from None
+
+
+@dataclass(slots=True)
+class RepeatedRows:
+    """Finds rows that stand in the files twice, as where a file was copied, or a run went on and wrote again what was there."""
+
+    number: int = 0
+    """Of rows that were there before."""
+    _seen: set[tuple[Any, ...]] = field(default_factory=set)
+
+    def is_again(self, row: SourceRow, *telling: Any) -> bool:
+        """Return whether the same row was there before.
+
+        Args:
+            row: The row.
+            telling: What tells its sample from all others, such as its id or its number. Without it, or where a part of it is None, equal rows may
+                be samples that came out alike, and none is a repeat.
+        """
+        if not telling or None in telling:
+            return False
+        key = (*map(str, telling), hash(repr(row.values)))
+        known = key in self._seen
+        self._seen.add(key)
+        self.number += known
+        return known
+
+    @property
+    def notes(self) -> list[Note]:
+        """Return what a reader of the report must know."""
+        return [Note("repeated_rows", f"{self.number} rows that stand in the files twice are taken once.")] if self.number else []
+
+
+def _ends_too_early(error: Exception) -> bool:
+    """Return whether a compressed file ends before its end: Arrow has no error of its own for that."""
+    return isinstance(error, EOFError) or "truncated" in str(error).lower()
+
+
+def open_lines(path: Path) -> IO[bytes]:
+    """Open a file of lines, which may be compressed: its first bytes tell, as names may be wrong.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        begins = file.read(4)
+    if begins.startswith(_GZIP_BEGINS):
+        return cast(IO[bytes], gzip.open(path, "rb"))
+    if begins == _ZSTANDARD_BEGINS:
+        return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"))
+    return path.open("rb")
 
 
 def _parse_row(line: bytes) -> Any:

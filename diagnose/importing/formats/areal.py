@@ -16,7 +16,7 @@ from pathlib import Path
 
 from posttrain.diagnose.importing.finish_import import ProblemIds, Told, finish, refuse_biased, refuse_unused
 from posttrain.diagnose.importing.imported import Format, ImportedSample, ImportedSamples, ReadOptions, Untold
-from posttrain.diagnose.importing.source_rows import RowReader, SourceRow, find_files
+from posttrain.diagnose.importing.source_rows import RepeatedRows, RowReader, SourceRow, find_files
 from posttrain.diagnose.types import Note
 
 _WANTED = "{task_id}.jsonl that AReaL dumped, or the folder rollout or eval-rollout"
@@ -26,7 +26,7 @@ _KEYS = ("task_id", "seqlen", "prompt_len", "tail_version", "reward", "prompt", 
 def read_areal(paths: Sequence[Path], options: ReadOptions) -> ImportedSamples:
     """Return the samples of these files, as `Reader` says it; the policy of a sample is the last version of the weights that wrote in it."""
     refuse_unused(options, "areal")
-    rows, ids = RowReader(), ProblemIds()
+    rows, ids, repeated = RowReader(), ProblemIds(), RepeatedRows()
     samples: list[ImportedSample] = []
     kinds: list[str] = []
     num_mixed = 0
@@ -39,6 +39,8 @@ def read_areal(paths: Sequence[Path], options: ReadOptions) -> ImportedSamples:
         )
         kind = "eval" if "eval-rollout" in path.resolve().parts else "train"
         for row in rows.json_lines(path):
+            if repeated.is_again(row, path, row.get("task_id"), row.get("sample_idx")):
+                continue
             samples.append(_read_row(row, path, ids))
             kinds.append(kind)
             num_mixed += row.get("head_version") != row.get("tail_version")
@@ -46,6 +48,7 @@ def read_areal(paths: Sequence[Path], options: ReadOptions) -> ImportedSamples:
         samples = [replace(one, behavior=f"{one.behavior}.{kind}") for one, kind in zip(samples, kinds, strict=True)]
     notes = [
         *rows.notes,
+        *repeated.notes,
         Note("empty_left_out", "samples with an empty completion are left out: success rates are biased upwards"),
     ]
     if num_mixed:

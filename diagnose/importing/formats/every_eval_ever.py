@@ -21,7 +21,7 @@ from posttrain.diagnose.importing.formats.inspect_samples import STOPS
 from posttrain.diagnose.importing.imported import Format, ImportedSample, ImportedSamples, ReadOptions
 from posttrain.diagnose.importing.sampler_settings import read_sampling
 from posttrain.diagnose.importing.shared_scores import spread_share
-from posttrain.diagnose.importing.source_rows import RowReader, SourceRow, find_files
+from posttrain.diagnose.importing.source_rows import RepeatedRows, RowReader, SourceRow, find_files
 from posttrain.diagnose.strict_settings import unknown
 from posttrain.diagnose.types import Note, Sampling, StopReason
 
@@ -35,7 +35,7 @@ _ID_LENGTH = 12
 def read_every_eval_ever(paths: Sequence[Path], options: ReadOptions) -> ImportedSamples:
     """Return the samples of records, as `Reader` says it; `score` may be `is_correct`, `filter` one of those of lm-eval."""
     refuse_unused(options, "every-eval-ever", "score", "filter")
-    rows = RowReader()
+    rows, repeated = RowReader(), RepeatedRows()
     reader = RecordReader(options=options)
     samplings: set[Sampling | None] = set()
     versions: list[str] = []
@@ -44,7 +44,8 @@ def read_every_eval_ever(paths: Sequence[Path], options: ReadOptions) -> Importe
         library = run.get("eval_library")
         library = library if isinstance(library, Mapping) else {}
         versions += [f"{library.get('name')} {library.get('version')}"] if library.get("name") else []
-        found = [reader.read(row, path, str(library.get("name") or "")) for row in rows.json_lines(path)]
+        new = (row for row in rows.json_lines(path) if not repeated.is_again(row, *_of_sample(row)))
+        found = [reader.read(row, path, str(library.get("name") or "")) for row in new]
         reader.add(found)
         samplings.add(_sampling(run))
     told = Told(
@@ -52,7 +53,7 @@ def read_every_eval_ever(paths: Sequence[Path], options: ReadOptions) -> Importe
         version=next(iter(versions), ""),
         sampling=samplings.pop() if len(samplings) == 1 else None,
         untold=reader.ids.untold,
-        notes=[*rows.notes, *reader.notes(), *reader.ids.notes],
+        notes=[*rows.notes, *repeated.notes, *reader.notes(), *reader.ids.notes],
     )
     return finish(reader.samples(), told, options)
 
@@ -213,6 +214,12 @@ def _read_run(samples: Path) -> Mapping[str, Any]:
     except (OSError, ValueError):  # samples say enough without it
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _of_sample(row: SourceRow) -> tuple[Any, ...]:
+    """Return what tells a sample from others of its document: its epoch, and of lm-eval, which has one record of each, the document."""
+    metadata = row.mapping("metadata")
+    return (row.get("evaluation_id"), row.get("sample_id"), metadata.get("epoch", metadata.get("doc_hash")))
 
 
 def _sampling(run: Mapping[str, Any]) -> Sampling | None:

@@ -15,7 +15,7 @@ from posttrain.diagnose.importing.formats.inspect_log import EVAL, JSON, WANTED,
 from posttrain.diagnose.importing.formats.inspect_samples import InspectSample
 from posttrain.diagnose.importing.imported import Format, ImportedSample, ImportedSamples, ReadOptions, Untold
 from posttrain.diagnose.importing.sampler_settings import read_sampling
-from posttrain.diagnose.importing.source_rows import find_files
+from posttrain.diagnose.importing.source_rows import RepeatedRows, find_files
 from posttrain.diagnose.strict_settings import unknown
 from posttrain.diagnose.types import Note, Sampling
 
@@ -36,9 +36,9 @@ def read_inspect(paths: Sequence[Path], options: ReadOptions) -> ImportedSamples
     notes: list[Note] = []
     samples: list[ImportedSample] = []
     samplings: set[Sampling | None] = set()
-    logs, ids = _choose_logs(paths, notes), ProblemIds()
+    logs, ids, repeated = _choose_logs(paths, notes), ProblemIds(), RepeatedRows()
     for log in logs:
-        reader = LogReader(log=log, score=options.score, ids=ids)
+        reader = LogReader(log=log, score=options.score, ids=ids, repeated=repeated)
         samples += reader.read()
         notes += reader.notes()
         samplings.add(_sampling(log))
@@ -47,7 +47,7 @@ def read_inspect(paths: Sequence[Path], options: ReadOptions) -> ImportedSamples
         notes.append(Note("truncation_untold", text))
     if len(samplings) > 1:
         notes.append(Note("sampling_differs", "Logs were sampled under different settings, so that none can be named."))
-    notes += ids.notes
+    notes += [*ids.notes, *repeated.notes]
     told = Told(
         format="inspect",
         version=next((version for log in logs if (version := str(part(log.spec, "packages").get("inspect_ai") or ""))), ""),
@@ -67,6 +67,8 @@ class LogReader:
     """The one that the user chose, then the one that is taken."""
     ids: ProblemIds
     """Of all logs."""
+    repeated: RepeatedRows
+    """The same: a log of a run that was tried again holds the samples that had succeeded before."""
     _scores: dict[str, None] = field(default_factory=dict)
     _no_scores: dict[str, None] = field(default_factory=dict)
     """Names of scorers whose values are mostly, or too often, no scores."""
@@ -81,7 +83,7 @@ class LogReader:
         Raises:
             SourceError: The log cannot be read, or has no such score.
         """
-        found = [InspectSample(row) for row in self.log.samples()]
+        found = [InspectSample(row) for row in self.log.samples() if not self.repeated.is_again(row, row.get("uuid"))]
         ids = part(self.log.spec, "dataset").get("sample_ids")
         order = {str(one): i for i, one in enumerate(ids if isinstance(ids, list) else [])}
         found.sort(key=lambda one: (order.get(one.problem, len(order)), one.epoch))

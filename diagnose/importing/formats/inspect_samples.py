@@ -11,7 +11,6 @@ from functools import cached_property
 from typing import Any
 
 from posttrain.diagnose.behaviors.row_contents import as_text
-from posttrain.diagnose.errors import SourceError
 from posttrain.diagnose.importing.chat_messages import (
     ASSISTANT,
     Prompt,
@@ -22,7 +21,7 @@ from posttrain.diagnose.importing.chat_messages import (
     text_of,
 )
 from posttrain.diagnose.importing.formats.inspect_log import part
-from posttrain.diagnose.importing.outcomes import read_score
+from posttrain.diagnose.importing.outcomes import is_score, read_score
 from posttrain.diagnose.importing.source_rows import SourceRow, read_count
 from posttrain.diagnose.types import Message, StopReason
 
@@ -161,13 +160,7 @@ def _with_calls(message: Any) -> Any:
 
 
 def _is_score(value: Any) -> bool:
-    if isinstance(value, str) and value in _LETTERS:
-        return True
-    try:
-        read_score(value, "")
-    except SourceError:
-        return False
-    return True
+    return (isinstance(value, str) and value in _LETTERS) or is_score(value)
 
 
 def _number(value: Any) -> float | None:

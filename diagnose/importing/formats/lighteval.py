@@ -1,7 +1,7 @@
 """Details of lighteval: `details/{model}/{date}/details_{task}_{date}.parquet`, one row per document with all its samples.
 
 Source: `src/lighteval/logging/evaluation_tracker.py` and `info_loggers.py` of lighteval 3fd1526; columns `doc`, `model_response` and `metric`, or
-`__doc__`, `__model_response__` and `__metric__` in versions before 0.13 and in data sets on the hub.
+`__doc__`, `__model_response__` and `__metric__` in versions before 0.13 and in data sets on the hub; before 0.10 a column for each field.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from posttrain.diagnose.behaviors.row_contents import as_metadata
 from posttrain.diagnose.errors import SourceError
 from posttrain.diagnose.importing.chat_messages import find_prompt
 from posttrain.diagnose.importing.finish_import import ProblemIds, Told, finish, refuse_unused
+from posttrain.diagnose.importing.formats import lighteval_flat_rows
 from posttrain.diagnose.importing.imported import Format, ImportedSample, ImportedSamples, ReadOptions
 from posttrain.diagnose.importing.sampler_settings import read_sampling
 from posttrain.diagnose.importing.shared_scores import spread_share
@@ -26,8 +27,10 @@ from posttrain.diagnose.types import Note, Sampling
 
 _WANTED = "details_*.parquet, which lighteval writes with --save-details, or the folder that holds them"
 _NAME = re.compile(r"details_(?P<task>.+)_(?P<date>\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d[.\d]*)\.parquet")
-_SHARES = re.compile(r"(?:.*\b)?(?:avg@(?:n|k|\d+)|pass@(?:k:k=1|1))\b.*")
-"""Metrics that are the share of successes among all samples of a document: avg@n:n=4, pass@k:k=1&n=4."""
+_SHARES = re.compile(r"(?:.*(?:\b|_))?(?:avg@(?:n|k|\d+)|pass@(?:k:k=1|1))\b.*")
+"""Metrics that are the share of successes among samples of a document: avg@n:n=4, pass@k:k=1&n=4, math_pass@1:4_samples."""
+_SIZES = re.compile(r"\bn=(\d+)|:(\d+)(?:_samples)?$|avg@(\d+)")
+"""How many samples a metric is of, where its name says it."""
 
 
 def read_lighteval(paths: Sequence[Path], options: ReadOptions) -> ImportedSamples:
@@ -70,7 +73,10 @@ class DetailsReader:
         Raises:
             SourceError: It is no such file, or has no such metric.
         """
-        return [sample for row in RowReader().parquet(self.path) for sample in self._samples(row)]
+        samples = [sample for row in RowReader().parquet(self.path) for sample in self._samples(row)]
+        if self.score is not None and self.score not in self._metrics:
+            raise SourceError(f"{self.path}: --score: {unknown('metric', self.score, self._metrics)}", code="unknown_score")
+        return samples
 
     @property
     def task(self) -> str:
@@ -79,6 +85,9 @@ class DetailsReader:
         return found["task"] if found else self.path.stem
 
     def _samples(self, row: SourceRow) -> Iterator[ImportedSample]:
+        is_flat = lighteval_flat_rows.is_flat(row)
+        if is_flat:
+            row = lighteval_flat_rows.nested(row)
         document, response, metrics = (_part(row, name) for name in ("doc", "model_response", "metric"))
         scores = {name: value for name, value in metrics.items() if isinstance(value, bool | int | float)}
         self._metrics |= dict.fromkeys(scores)
@@ -91,6 +100,8 @@ class DetailsReader:
         answer = answers[0] if answers else ""
         problem = self.ids.name(document.get("id"), behavior, document.get("query"), answer, self.path)
         score = self._score(scores, len(texts), row.where)
+        if is_flat and metrics and self.score not in metrics:  # the row of the document for metrics of another kind
+            return
         tokens = _list(response, "output_tokens")
         for i, (text, value) in enumerate(self._graded(texts, score, document, response)):
             yield ImportedSample(
@@ -108,12 +119,10 @@ class DetailsReader:
 
     def _score(self, scores: Mapping[str, Any], num_texts: int, where: str) -> float | None:
         if self.score is None:
-            of_all = [name for name in scores if _SHARES.fullmatch(name)] if num_texts > 1 else []
+            of_all = [name for name in scores if _is_share(name, num_texts)] if num_texts > 1 else []
             self.score = next(iter([*of_all, *scores]), None)
         if self.score is None:
             return None
-        if self.score not in scores and self.score not in self._metrics:
-            raise SourceError(f"{where}: --score: {unknown('metric', self.score, scores)}", code="unknown_score")
         return read_number(scores.get(self.score), f"{where}: metric: {self.score}")
 
     def _graded(
@@ -126,7 +135,7 @@ class DetailsReader:
         if len(texts) == 1:
             return [(texts[0], score)]
         self._most_samples = max(self._most_samples, len(texts))
-        spread = spread_share(texts, score) if self.score is not None and _SHARES.fullmatch(self.score) else None
+        spread = spread_share(texts, score) if self.score is not None and _is_share(self.score, len(texts)) else None
         if spread is not None:
             return [(text, value) for text, value in spread]
         self._together += 1
@@ -152,6 +161,12 @@ class DetailsReader:
         if self._of_options:
             text = f"{self.task}: nothing was written. The option with the highest likelihood counts as the answer, one for each document."
             yield Note("answers_by_likelihood", text)
+
+
+def _is_share(metric: str, num_texts: int) -> bool:
+    """Return whether a metric is the share of successes among all samples of a document; some are of the first ones alone."""
+    size = _SIZES.search(metric)
+    return _SHARES.fullmatch(metric) is not None and (size is None or int(next(filter(None, size.groups()))) == num_texts)
 
 
 def _part(row: SourceRow, name: str) -> dict[str, Any]:

@@ -19,8 +19,8 @@ from posttrain.diagnose.importing.source_rows import RowReader, find_files
 from posttrain.diagnose.strict_settings import unknown
 from posttrain.diagnose.types import Note, Sampling
 
-_NAME = re.compile(r"(?:samples_)?(?P<task>.+?)(?:_(?P<date>\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:[.\d]*)))?\.jsonl(?:\.gz)?")
-_PATTERNS = ("**/samples_*.jsonl", "**/samples_*.jsonl.gz")
+_NAME = re.compile(r"(?:samples_)?(?P<task>.+?)(?:_(?P<date>\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:[.\d]*)))?\.jsonl(?:\.gz|\.zst)?")
+_PATTERN = "**/samples_*.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,17 +139,15 @@ class TaskReader:
 
     def _chosen_rows(self, notes: list[Note]) -> Iterator[DocumentRow]:
         """Yield the rows of the filter that counts: the one that is chosen, else the first that is no vote, else the first."""
-        rows = RowReader(notes)
         if self.filter is None:
             first: dict[str, None] = {}
-            for row in rows.json_lines(self.file.path):
+            for row in RowReader().json_lines(self.file.path):
                 first[DocumentRow(row).filter] = None
                 if not self.file.results.is_vote(DocumentRow(row).filter):
                     break
             self.filter = next((name for name in first if not self.file.results.is_vote(name)), next(iter(first), None))
-            rows = RowReader()
         self._is_vote = self.filter is not None and self.file.results.is_vote(self.filter)
-        for row in rows.json_lines(self.file.path):
+        for row in RowReader(notes).json_lines(self.file.path):
             found = DocumentRow(row)
             self._filters[found.filter] = None
             if found.filter == self.filter:
@@ -202,7 +200,7 @@ class TaskReader:
         """
         for one in chain([row], self._further_rows()):
             for name in one.metrics:
-                if isinstance(one.row.get(name), bool | int | float) and not self.file.results.is_better_when_lower(name):
+                if one.has_score(name) and not self.file.results.is_better_when_lower(name):
                     return name
         raise SourceError(
             f"{row.row.where}: got the metrics {', '.join(row.metrics) or 'none'}, none of which says how right a response is; give a task with one, "
@@ -270,7 +268,7 @@ def _choose_files(paths: Sequence[Path], notes: list[Note]) -> list[SampleFile]:
     newest: dict[tuple[Path, str], SampleFile] = {}
     named: list[SampleFile] = []
     older = 0
-    for path in find_files(paths, WANTED, *_PATTERNS):
+    for path in find_files(paths, WANTED, _PATTERN):
         found = _NAME.fullmatch(path.name)
         task, date = (found["task"], found["date"] or "") if found else (path.stem, "")
         file = SampleFile(path, task, date, read_results(path.parent, task, date))

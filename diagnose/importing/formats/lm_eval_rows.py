@@ -19,6 +19,7 @@ from typing import Any
 from posttrain.diagnose.errors import SourceError
 from posttrain.diagnose.importing.chat_messages import Prompt, read_prompt
 from posttrain.diagnose.importing.imported import problem_of_text
+from posttrain.diagnose.importing.outcomes import is_score, read_score
 from posttrain.diagnose.importing.sampler_settings import read_sampling
 from posttrain.diagnose.importing.shared_scores import spread_share
 from posttrain.diagnose.importing.source_rows import SourceRow, as_float
@@ -83,6 +84,11 @@ class DocumentRow:
         """Return the names of its metrics; before 0.4.3 the keys that are none of the others."""
         named = self.row.get("metrics")
         return [str(one) for one in named] if isinstance(named, list) else [key for key in self.row.values if key not in _KEYS]
+
+    def has_score(self, metric: str) -> bool:
+        """Return whether a metric says how right the responses are: it is a number, or a text that is one."""
+        value = self.row.get(metric)
+        return isinstance(value, bool | int | float) or (isinstance(value, str) and is_score(value))
 
     @property
     def problem(self) -> str:
@@ -188,6 +194,9 @@ class DocumentRow:
         return read_sampling({**given, "max_tokens": limit})
 
     def _score(self, metric: str) -> float | None:
+        value = self.row.get(metric)
+        if isinstance(value, str):  # lm-eval writes numbers of numpy as text, such as "1.0" or "True"
+            return read_score(value, f"{self.row.where}: {metric}")
         return self.row.number(metric)
 
     @staticmethod

@@ -3,7 +3,8 @@
 A row has `responses_create_params` {input, temperature, ...}, `response` {model, output, usage, incomplete_details, ...}, `reward`, and fields of its
 verifier, such as `expected_answer`; newer rows have `_ng_task_index` and `_ng_rollout_index`, which tell problems and samples apart, and `agent_ref`
 {name}. The output holds all turns of the model, its calls of tools and what those returned; rows of tau2 keep the whole conversation with the simulated
-user in `result`, and the request is that of the last turns alone.
+user in `result`, and the request is that of the last turns alone. Rollouts that failed stand in `rollouts_failures.jsonl` beside them, one row per
+attempt, with `_ng_failure_class`: they are samples without a grade.
 
 Source: NVIDIA-NeMo/Gym, `nemo_gym/rollout_collection.py`, and the `example_rollouts.jsonl` of its environments.
 """
@@ -11,7 +12,8 @@ Source: NVIDIA-NeMo/Gym, `nemo_gym/rollout_collection.py`, and the `example_roll
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +22,14 @@ from posttrain.diagnose.importing.chat_messages import ASSISTANT, read_items, re
 from posttrain.diagnose.importing.finish_import import ProblemIds, Told, as_answer, as_answers, finish, refuse_unused
 from posttrain.diagnose.importing.imported import Format, ImportedSample, ImportedSamples, ReadOptions
 from posttrain.diagnose.importing.sampler_settings import read_sampling
-from posttrain.diagnose.importing.source_rows import RowReader, SourceRow, find_files
+from posttrain.diagnose.importing.source_rows import RepeatedRows, RowReader, SourceRow, find_files
 from posttrain.diagnose.strict_settings import shorten
-from posttrain.diagnose.types import Message, Sampling, StopReason
+from posttrain.diagnose.types import Message, Note, Sampling, StopReason
 
 _WANTED = "rollouts.jsonl that NeMo Gym wrote"
 _REQUEST, _RESPONSE = "responses_create_params", "response"
-_TASK, _AGENT = "_ng_task_index", "agent_ref"
+_TASK, _ROLLOUT, _AGENT = "_ng_task_index", "_ng_rollout_index", "agent_ref"
+_FAILURE, _FAILURES = "_ng_failure_class", "_failures"
 Chat = tuple[Message, ...]
 _ANSWERS = ("expected_answer", "expected_output", "answer", "ground_truth", "target")
 
@@ -34,20 +37,53 @@ _ANSWERS = ("expected_answer", "expected_output", "answer", "ground_truth", "tar
 def read_nemo_gym(paths: Sequence[Path], options: ReadOptions) -> ImportedSamples:
     """Return the rollouts of these files, as `Reader` says it; `options.score` names a number of the verifier that counts instead of the reward."""
     refuse_unused(options, "nemo-gym", "score")
-    rows, ids = RowReader(), ProblemIds(varying_prompts=True)
+    rows, ids, repeated = RowReader(), ProblemIds(varying_prompts=True), RepeatedRows()
     samples: list[ImportedSample] = []
     samplings: list[Sampling | None] = []
-    for path in find_files(paths, _WANTED, "**/*rollouts.jsonl"):
+    failures: Counter[str] = Counter()
+    files = find_files(paths, _WANTED, "**/*rollouts.jsonl")
+    for path in files:
+        known = set()
         for row in rows.json_lines(path):
+            known.add(_rollout(row))
+            if repeated.is_again(row, *_telling(row, path)):
+                continue
             samples.append(_read_row(row, path, ids, options))
             samplings.append(read_sampling({**_told(row.mapping(_REQUEST)), **_told(row.mapping(_RESPONSE))}))
+        beside = path.with_name(f"{path.name.partition('.')[0]}{_FAILURES}.jsonl")
+        for row in _failed(rows, beside, known) if beside.is_file() and beside not in files else ():
+            if repeated.is_again(row, path, _rollout(row)):
+                continue
+            samples.append(_read_row(row, path, ids, options))
+            failures[str(row.get(_FAILURE))] += 1
+    notes = [*rows.notes, *ids.notes, *repeated.notes]
+    if failures:
+        kinds = ", ".join(f"{kind}: {number}" for kind, number in failures.most_common())
+        notes.append(Note("failed_samples", f"Rollouts that failed ({kinds}): they have no grade, and count as missing."))
     told = Told(
         format="nemo-gym",
         sampling=samplings[0] if samplings and all(one == samplings[0] for one in samplings) else None,
         untold=ids.untold,
-        notes=(*rows.notes, *ids.notes),
+        notes=notes,
     )
     return finish(samples, told, options)
+
+
+def _rollout(row: SourceRow) -> tuple[str, ...] | None:
+    """Return what tells a rollout from others of its collection; None in files of before."""
+    told = row.get(_TASK), row.get(_ROLLOUT)
+    return None if None in told else (str(row.mapping(_AGENT).get("name")), *map(str, told))
+
+
+def _telling(row: SourceRow, path: Path) -> tuple[Any, ...]:
+    """Return what tells a sample from all others: the id of its response, else its place in the collection that a file is of."""
+    name = row.mapping(_RESPONSE).get("id")
+    return (name,) if name else (path, _rollout(row))
+
+
+def _failed(rows: RowReader, path: Path, known: Collection[tuple[str, ...] | None]) -> Iterable[SourceRow]:
+    """Return the last attempt of each rollout that never succeeded."""
+    return {rollout: row for row in rows.json_lines(path) if (rollout := _rollout(row)) and rollout not in known}.values()
 
 
 def _told(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,9 +91,10 @@ def _told(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_row(row: SourceRow, path: Path, ids: ProblemIds, options: ReadOptions) -> ImportedSample:
-    row.require(_REQUEST, wanted=_WANTED)
+    if not (failed := row.get(_FAILURE) is not None):
+        row.require(_REQUEST, wanted=_WANTED)
     response = row.mapping(_RESPONSE)
-    if not response and "reward" not in row.values:
+    if not response and "reward" not in row.values and not failed:
         raise SourceError(
             f"{row.where}: got a request without a response; these are inputs, give {_WANTED}", code="not_this_format"
         )
@@ -71,7 +108,7 @@ def _read_row(row: SourceRow, path: Path, ids: ProblemIds, options: ReadOptions)
     answers = as_answers(truth)
     agent = row.mapping(_AGENT).get("name")
     behavior = str(agent) if agent else path.stem
-    failed = not response or bool(response.get("error"))
+    failed = failed or not response or bool(response.get("error"))
     return ImportedSample(
         behavior=behavior,
         problem=ids.name(row.get(_TASK), behavior, json.dumps(row.get("task")) if simulated else prompt, as_answer(truth), path),

@@ -20,7 +20,7 @@ from posttrain.diagnose.errors import SourceError
 from posttrain.diagnose.importing.chat_messages import ASSISTANT, read_messages, said_last, several_turns
 from posttrain.diagnose.importing.finish_import import ProblemIds, Told, finish, refuse_biased, refuse_unused
 from posttrain.diagnose.importing.imported import Format, ImportedSample, ImportedSamples, ReadOptions, Untold
-from posttrain.diagnose.importing.source_rows import RowReader, SourceRow, find_files, read_number
+from posttrain.diagnose.importing.source_rows import RepeatedRows, RowReader, SourceRow, find_files, read_number
 from posttrain.diagnose.types import Note
 
 _WANTED = "train_data_step{n}.jsonl or val_data_step{n}.jsonl that NeMo-RL wrote"
@@ -31,7 +31,7 @@ _FILTERED = "filtered_rewards"
 def read_nemo_rl(paths: Sequence[Path], options: ReadOptions) -> ImportedSamples:
     """Return the samples of these steps, as `Reader` says it; the policy of a sample is its step."""
     refuse_unused(options, "nemo-rl")
-    rows, ids = RowReader(), ProblemIds()
+    rows, ids, repeated = RowReader(), ProblemIds(), RepeatedRows()
     samples: list[ImportedSample] = []
     kinds: set[str] = set()
     notes: list[Note] = []
@@ -40,6 +40,8 @@ def read_nemo_rl(paths: Sequence[Path], options: ReadOptions) -> ImportedSamples
         kind, step = (named[1], named[2]) if named else ("train", "")
         kinds.add(kind)
         for row in rows.json_lines(path):
+            if repeated.is_again(row, path, _only(row.get("idx"))):
+                continue
             if _FILTERED in row.values:
                 refuse_biased(
                     path,
@@ -52,7 +54,7 @@ def read_nemo_rl(paths: Sequence[Path], options: ReadOptions) -> ImportedSamples
     if len(kinds) > 1:
         samples = [replace(sample, behavior=f"{sample.behavior}.{sample.metadata['kind']}") for sample in samples]
     untold = ids.untold | ({Untold.COMPLETENESS} if notes else set())
-    return finish(samples, Told(format="nemo-rl", untold=untold, notes=(*rows.notes, *notes)), options)
+    return finish(samples, Told(format="nemo-rl", untold=untold, notes=(*rows.notes, *repeated.notes, *notes)), options)
 
 
 def _read_row(row: SourceRow, kind: str, step: str, path: Path, ids: ProblemIds) -> ImportedSample:

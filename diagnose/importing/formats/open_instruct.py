@@ -24,7 +24,7 @@ from posttrain.diagnose.importing.finish_import import (
     refuse_unused,
 )
 from posttrain.diagnose.importing.imported import Format, ImportedSample, ImportedSamples, ReadOptions, Untold
-from posttrain.diagnose.importing.source_rows import RowReader, SourceRow, find_files
+from posttrain.diagnose.importing.source_rows import RepeatedRows, RowReader, SourceRow, find_files
 from posttrain.diagnose.strict_settings import shorten
 from posttrain.diagnose.types import Note, StopReason
 
@@ -38,7 +38,7 @@ Decode = Callable[[Sequence[int]], str]
 def read_open_instruct(paths: Sequence[Path], options: ReadOptions) -> ImportedSamples:
     """Return the rollouts of these files, as `Reader` says it; the policy of a sample is its step."""
     refuse_unused(options, "open-instruct", "tokenizer")
-    rows, ids = RowReader(), ProblemIds()
+    rows, ids, repeated = RowReader(), ProblemIds(), RepeatedRows()
     decode = _decoder(options.tokenizer) if options.tokenizer else None
     samples: list[ImportedSample] = []
     models: set[str] = set()
@@ -50,9 +50,12 @@ def read_open_instruct(paths: Sequence[Path], options: ReadOptions) -> ImportedS
             options,
         )
         models |= _models(path)
-        samples += [_read_row(row, path, ids, decode) for row in rows.json_lines(path)]
+        for row in rows.json_lines(path):
+            if not repeated.is_again(row, path, *(row.get(key) for key in ("step", "prompt_idx", "sample_idx"))):
+                samples.append(_read_row(row, path, ids, decode))
     notes = [
         *rows.notes,
+        *repeated.notes,
         Note("groups_dropped", "groups in which all samples or none succeed may be left out; the files do not say so"),
     ]
     model = models.pop() if len(models) == 1 else "unknown"

@@ -1,6 +1,7 @@
 """Records of OpenAI evals: one line with the specification, one per event, one with the final report.
 
-Source: `evals/record.py` of openai/evals 4bfc1f5. Events name their problem; those of one problem stand in the order in which they happened.
+Source: `evals/record.py` of openai/evals 4bfc1f5. Events name their problem; those of one problem stand in the order in which they happened. Where a
+model grades (`modelgraded`), what it said is an event `sampling` too, the last one, and its verdict the `choice` of `metrics`.
 """
 
 from __future__ import annotations
@@ -15,26 +16,27 @@ from posttrain.diagnose.errors import SourceError
 from posttrain.diagnose.importing.chat_messages import Prompt, find_prompt
 from posttrain.diagnose.importing.finish_import import Told, chosen_score, finish, numbers_of, refuse_unused
 from posttrain.diagnose.importing.imported import Format, ImportedSample, ImportedSamples, ReadOptions, Untold
-from posttrain.diagnose.importing.source_rows import RowReader, SourceRow, find_files
+from posttrain.diagnose.importing.source_rows import RepeatedRows, RowReader, SourceRow, find_files
 from posttrain.diagnose.types import Note, StopReason
 
 _WANTED = "a record of OpenAI evals (.jsonl, which oaieval writes with --record_path), or a folder of them"
-_CORRECT = "correct"
+_CORRECT, _CHOICE = "correct", "choice"
 _MATCH, _SAMPLING, _METRICS, _ERROR = "match", "sampling", "metrics", "error"
 
 
 def read_openai_evals(paths: Sequence[Path], options: ReadOptions) -> ImportedSamples:
     """Return the samples of records, as `Reader` says it; `score` names a number of an event `metrics` or `match`."""
     refuse_unused(options, "openai-evals", "score")
-    rows, samples, unfinished = RowReader(), list[ImportedSample](), list[str]()
+    rows, repeated, samples, unfinished = RowReader(), RepeatedRows(), list[ImportedSample](), list[str]()
     for path in find_files(paths, _WANTED, "**/*.jsonl", "**/*.jsonl.gz"):
         record = EvalsRecord(path=path, wanted=options.score)
         for row in rows.json_lines(path):
-            record.add(row)
+            if not repeated.is_again(row, row.get("run_id"), row.get("event_id")):
+                record.add(row)
         samples += record.samples()
         if not record.is_finished:
             unfinished.append(path.name)
-    notes = list(rows.notes)
+    notes = [*rows.notes, *repeated.notes]
     if unfinished:
         text = f"Runs without a final report: {', '.join(unfinished)}; they were stopped, and problems that take long may be missing more often than others."
         notes.append(Note("unfinished_log", text))
@@ -46,11 +48,30 @@ def read_openai_evals(paths: Sequence[Path], options: ReadOptions) -> ImportedSa
 class ProblemEvents:
     """The events of one problem."""
 
-    prompt: Prompt | None = None
+    prompts: list[Prompt | None] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
+    """What was sampled, each with its prompt."""
     graded: list[tuple[float | None, Mapping[str, Any]]] = field(default_factory=list)
     """Score and data of each grade."""
     failed: bool = False
+
+    @property
+    def by_model(self) -> bool:
+        """Return whether a model graded, whose words stand among the texts."""
+        return any(_CHOICE in data for _, data in self.graded)
+
+    @property
+    def prompt(self) -> Prompt | None:
+        """Return what was asked first; None where it may have been asked of a model that graded."""
+        first = next((one for one in self.prompts if one), None)
+        return None if self.by_model and len(self.texts) < 2 * len(self.graded) else first
+
+    def text(self, i: int) -> str | None:
+        """Return what the model wrote for the i-th grade; None where that is not told."""
+        size = max(len(self.graded), 1)
+        if self.by_model:  # the model, then its grader
+            return self.texts[2 * i] if len(self.texts) == 2 * size else None
+        return self.texts[-size:][i] if len(self.texts) >= size else None
 
 
 @dataclass(kw_only=True, slots=True)
@@ -82,9 +103,10 @@ class EvalsRecord:
         data = row.mapping("data")
         kind = row.get("type")
         if kind == _SAMPLING:
-            events.prompt = events.prompt or find_prompt(data.get("prompt"), f"{row.where}: prompt")
             sampled = data.get("sampled")
-            events.texts += [_text(one) for one in sampled] if isinstance(sampled, list) else [_text(sampled)]
+            several = [_text(one) for one in sampled] if isinstance(sampled, list) else [_text(sampled)]
+            events.texts += several
+            events.prompts += [find_prompt(data.get("prompt"), f"{row.where}: prompt")] * len(several)
         elif kind in (_MATCH, _METRICS):
             self._grade(events, str(kind), data, row.where)
         elif kind == _ERROR:
@@ -112,7 +134,6 @@ class EvalsRecord:
         models = self._spec.get("completion_fns")
         for name, events in self._problems.items():
             size = max(len(events.graded), 1)
-            last = events.texts[-size:] if len(events.texts) >= size else []
             for i in range(size):
                 score, data = events.graded[i] if events.graded else (None, {})
                 expected = data.get("expected")
@@ -124,7 +145,7 @@ class EvalsRecord:
                     behavior=str(self._spec.get("eval_name") or self._spec.get("base_eval") or self.path.stem),
                     problem=name,
                     score=score,
-                    text=sampled if isinstance(sampled, str) else last[i] if last else None,
+                    text=sampled if isinstance(sampled, str) else events.text(i),
                     prompt=events.prompt,
                     answer=answers[0] if answers else "",
                     answers=answers[1:],

@@ -20,11 +20,11 @@ from pathlib import Path
 from posttrain.diagnose.errors import SourceError
 from posttrain.diagnose.importing.finish_import import finish, refuse_biased, refuse_unused
 from posttrain.diagnose.importing.formats.verifiers import told
-from posttrain.diagnose.importing.formats.verifiers_results import read_result
+from posttrain.diagnose.importing.formats.verifiers_results import read_result, rollout_id
 from posttrain.diagnose.importing.formats.verifiers_traces import EpisodeReader
 from posttrain.diagnose.importing.imported import Format, ImportedSample, ImportedSamples, ReadOptions, Untold
 from posttrain.diagnose.importing.sampler_settings import read_sampling
-from posttrain.diagnose.importing.source_rows import RowReader, SourceRow, find_files
+from posttrain.diagnose.importing.source_rows import RepeatedRows, RowReader, SourceRow, find_files
 from posttrain.diagnose.types import Note
 
 _WANTED = "the folder rollouts of a prime-rl run, one of its steps, or all/traces.jsonl below"
@@ -37,13 +37,15 @@ def read_prime_rl(paths: Sequence[Path], options: ReadOptions) -> ImportedSample
     refuse_unused(options, "prime-rl", "score")
     files = _files(paths, options)
     kinds = {_kind(file) for file in files}
-    rows, episodes = RowReader(), EpisodeReader(options)
+    rows, episodes, repeated = RowReader(), EpisodeReader(options), RepeatedRows()
     samples: list[ImportedSample] = []
     untold: set[Untold] = set()
     num_other_weights = 0
     for file in files:
         kind, step = _kind(file), _step(file)
         for row in rows.json_lines(file):
+            if repeated.is_again(row, kind, step, rollout_id(row)):
+                continue
             if "traces" in row.values or "nodes" in row.values:
                 read = list(episodes.read(row, file, step))
                 num_other_weights += _sampled_by_other_weights(row, step)
@@ -51,7 +53,7 @@ def read_prime_rl(paths: Sequence[Path], options: ReadOptions) -> ImportedSample
                 untold.add(Untold.COMPLETENESS)
                 read = [read_result(row, file, str(row.get("env_name") or "prime-rl"), episodes.ids, options, step)]
             samples += [replace(sample, behavior=f"{sample.behavior}.{kind}") for sample in read] if len(kinds) > 1 else read
-    notes = list(rows.notes)
+    notes = [*rows.notes, *repeated.notes]
     if num_other_weights:
         notes.append(
             Note(

@@ -52,7 +52,12 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "num_tokens": ("num_tokens", "output_tokens", "completion_tokens", "generated_tokens", "response_length"),
 }  # fmt: skip
 """Our name → usual names of columns, the first that there is counts."""
-_SUFFIXES = (*(f".{kind}{end}" for kind in ("jsonl", "ndjson", "json", "csv", "tsv") for end in ("", ".gz")), PARQUET)
+_SUFFIXES = (
+    *(f".{kind}{end}" for kind in ("jsonl", "ndjson", "json", "csv", "tsv") for end in ("", ".gz")),
+    ".jsonl.zst",
+    PARQUET,
+)
+_ZSTANDARD = ".zst"
 _OF_A_SAMPLE = ("correct", "text", "stop", "truncated", "num_tokens")
 """Our names of columns that may hold a list, with an element for each sample."""
 _WANTED = f"a {ROW_FILES} file with one row per sample"
@@ -258,7 +263,9 @@ def choose_columns(there: Sequence[str], first: Mapping[str, Any], named: str, o
 
 
 def _rows(path: Path, reader: RowReader) -> Iterator[Row]:
-    suffix = row_suffix(path)
+    suffix = row_suffix(path.with_suffix("") if path.suffix.lower() == _ZSTANDARD else path)
+    if path.suffix.lower() == _ZSTANDARD and suffix not in (".jsonl", ".ndjson"):
+        suffix = ""
     if not suffix:
         raise SourceError(f"{path}: got a {path.suffix or 'nameless'} file; give {_WANTED}", code="unsupported_file")
     if suffix in (".jsonl", ".ndjson", PARQUET):

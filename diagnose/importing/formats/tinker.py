@@ -21,7 +21,7 @@ from typing import Any
 
 from posttrain.diagnose.importing.finish_import import Told, chosen_score, finish, numbers_of, refuse_biased, refuse_unused
 from posttrain.diagnose.importing.imported import Format, ImportedSample, ImportedSamples, ReadOptions, Untold
-from posttrain.diagnose.importing.source_rows import RowReader, SourceRow, find_files
+from posttrain.diagnose.importing.source_rows import RepeatedRows, RowReader, SourceRow, find_files
 from posttrain.diagnose.types import Note
 
 _WANTED = "*_rollout_summaries.jsonl that tinker-cookbook wrote, or its log_path"
@@ -32,7 +32,7 @@ _KEYS = ("split", "iteration", "group_idx", "traj_idx", "total_reward", "steps")
 def read_tinker(paths: Sequence[Path], options: ReadOptions) -> ImportedSamples:
     """Return the trajectories of these files, as `Reader` says it; the policy of a sample is its step of sampling, or its iteration."""
     refuse_unused(options, "tinker", "score")
-    rows = RowReader()
+    rows, repeated = RowReader(), RepeatedRows()
     samples: list[ImportedSample] = []
     splits: list[str] = []
     notes: list[Note] = []
@@ -42,6 +42,8 @@ def read_tinker(paths: Sequence[Path], options: ReadOptions) -> ImportedSamples:
         models |= {str(config["model_name"])} if config.get("model_name") else set()
         for row in rows.json_lines(path):
             row.require(*_KEYS, wanted=_WANTED)
+            if repeated.is_again(row, path, *(row.get(key) for key in ("iteration", "group_idx", "traj_idx"))):
+                continue
             split = row.text("split") or _TRAIN
             if split == _TRAIN and config.get("remove_constant_reward_groups"):
                 refuse_biased(
@@ -67,7 +69,7 @@ def read_tinker(paths: Sequence[Path], options: ReadOptions) -> ImportedSamples:
         format="tinker",
         model=models.pop() if len(models) == 1 else "unknown",
         untold=frozenset({Untold.PROBLEM_IDS, Untold.COMPLETENESS}),
-        notes=(*rows.notes, *notes),
+        notes=(*rows.notes, *repeated.notes, *notes),
     )
     return finish(samples, told, options)
 

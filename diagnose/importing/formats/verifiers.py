@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from posttrain.diagnose.importing.finish_import import Told, finish, refuse_unused
-from posttrain.diagnose.importing.formats.verifiers_results import RESULTS, read_metadata, read_result
+from posttrain.diagnose.importing.formats.verifiers_results import RESULTS, read_metadata, read_result, rollout_id
 from posttrain.diagnose.importing.formats.verifiers_traces import TRACES, EpisodeReader
 from posttrain.diagnose.importing.imported import Format, ImportedSample, ImportedSamples, ReadOptions
 from posttrain.diagnose.importing.sampler_settings import read_sampling
-from posttrain.diagnose.importing.source_rows import RowReader, find_files
+from posttrain.diagnose.importing.source_rows import RepeatedRows, RowReader, find_files
 from posttrain.diagnose.types import Note, Sampling
 
 _WANTED = "traces.jsonl or results.jsonl of a verifiers evaluation, or a folder that holds them"
@@ -19,7 +19,7 @@ _WANTED = "traces.jsonl or results.jsonl of a verifiers evaluation, or a folder 
 def read_verifiers(paths: Sequence[Path], options: ReadOptions) -> ImportedSamples:
     """Return the rollouts of evaluations, as `Reader` says it."""
     refuse_unused(options, "verifiers", "score")
-    rows, episodes = RowReader(), EpisodeReader(options)
+    rows, episodes, repeated = RowReader(), EpisodeReader(options), RepeatedRows()
     samples: list[ImportedSample] = []
     models: dict[str, None] = {}
     sampling: list[Sampling | None] = []
@@ -28,6 +28,8 @@ def read_verifiers(paths: Sequence[Path], options: ReadOptions) -> ImportedSampl
         model = str(metadata.get("model") or "")
         of_results = False
         for row in rows.json_lines(path):
+            if repeated.is_again(row, model, rollout_id(row)):
+                continue
             if "traces" in row.values or "nodes" in row.values:
                 samples += episodes.read(row, path)
             else:
@@ -42,7 +44,7 @@ def read_verifiers(paths: Sequence[Path], options: ReadOptions) -> ImportedSampl
                 {str(version["vf_version"])} if isinstance(version, dict) and version.get("vf_version") else set()
             )
     sampling += [read_sampling(one) for one in episodes.samplings]
-    return finish(samples, told(episodes, [*models, *sorted(episodes.models)], sampling, rows.notes), options)
+    return finish(samples, told(episodes, [*models, *sorted(episodes.models)], sampling, [*rows.notes, *repeated.notes]), options)
 
 
 def told(

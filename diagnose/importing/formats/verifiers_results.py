@@ -83,6 +83,14 @@ def read_result(
     )
 
 
+def rollout_id(row: SourceRow) -> str | None:
+    """Return what tells a rollout from all others: its id, or how long it took; None where a row has neither."""
+    if name := row.get("id") or row.get("trajectory_id"):
+        return str(name)
+    timing = row.get("timing")
+    return repr(timing) if isinstance(timing, dict) and any(timing.values()) else None
+
+
 def _score(row: SourceRow, options: ReadOptions) -> float | None:
     """Return the reward, or the metric that the user chose; versions before 0.1.9 have metrics among the other columns."""
     scores = {name: row.get(name) for name in ("reward",) if name in row.values} | row.mapping("metrics")

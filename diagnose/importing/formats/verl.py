@@ -45,7 +45,7 @@ def read_verl(paths: Sequence[Path], options: ReadOptions) -> ImportedSamples:
     rows, ids = RowReader(), ProblemIds()
     samples: list[ImportedSample] = []
     for path in find_files(paths, _WANTED, "**/[0-9]*.jsonl"):
-        folder, named = path.resolve().parent.name, re.fullmatch(r"(\d+)\.jsonl(\.gz)?", path.name)
+        folder, named = path.resolve().parent.name, re.fullmatch(r"(\d+)\.jsonl(\.gz|\.zst)?", path.name)
         file = _File(path, behavior=folder or "verl", step=named[1] if named else "")
         samples += [_read_row(row, file, ids, options) for row in rows.json_lines(path)]
     untold = ids.untold | {Untold.COMPLETENESS}

@@ -110,3 +110,79 @@ def test_null_texts_and_metrics_that_are_no_numbers(tmp_path: Path):
         ("4", None, 1),
         (None, None, None),
     ]
+
+
+def flat_row(**changed: Any) -> dict[str, Any]:
+    """Return a row as lighteval 0.9 wrote it."""
+    row = {
+        "example": "2+2?",
+        "instruction": "",
+        "full_prompt": "Question: 2+2?\nAnswer:",
+        "predictions": ["4"],
+        "cont_tokens": [[5, 2]],
+        "gold": ["4"],
+        "choices": [],
+        "gold_index": [],
+        "metrics": {"em": 1},
+        "specifics": None,
+    }
+    return row | changed
+
+
+def write_details(path: Path, rows: list[dict[str, Any]], *, printed: bool) -> Path:
+    """Write rows of before 0.10; those of before 0.8 hold what Python prints."""
+    table = [{key: str(value) for key, value in row.items()} for row in rows] if printed else rows
+    pq.write_table(pa.Table.from_pylist(table), path)
+    return path
+
+
+@pytest.mark.parametrize("printed", [True, False])
+def test_details_with_a_column_for_each_field(tmp_path: Path, printed: bool):
+    rows = [flat_row(), flat_row(example="3+3?", gold=["6", "six"], predictions=[""], metrics={"em": 0})]
+    found = read(write_details(tmp_path / "details_sums_2024-01-01T00-00-00.000000.parquet", rows, printed=printed))
+    assert [(one.text, one.score, one.answer, one.answers) for one in found.samples] == [
+        ("4", 1.0, "4", ()),
+        ("", 0.0, "6", ("six",)),
+    ]
+    assert (found.samples[0].prompt, found.samples[0].num_tokens) == ("Question: 2+2?\nAnswer:", 2)
+    assert len(by_problem(found)) == 2
+
+
+@pytest.mark.parametrize("printed", [True, False])
+def test_options_with_a_column_for_each_field(tmp_path: Path, printed: bool):
+    row = flat_row(predictions=[-2.5, -0.5], choices=[" A", " B"], gold_index=[1], gold=[], metrics={"acc": 1, "acc_norm": 0})
+    found = read(write_details(tmp_path / "rows.parquet", [row], printed=printed))
+    assert [(one.text, one.score, one.answer) for one in found.samples] == [(" B", 1.0, " B")]
+
+
+@pytest.mark.parametrize("printed", [True, False])
+def test_a_metric_of_the_first_samples_alone_is_no_share_of_all(tmp_path: Path, printed: bool):
+    shares = {f"math_pass@1:{size}_samples": share for size, share in ((1, 1.0), (2, 0.5), (4, 0.25))}
+    file = write_details(tmp_path / "rows.parquet", [flat_row(predictions=["4", "5", "6", "7"], metrics=shares)], printed=printed)
+    assert list(by_problem(read(file)).values()) == [[1.0, 0.0, 0.0, 0.0]]
+    assert list(by_problem(read(file, score="math_pass@1:1_samples")).values()) == [[None] * 4]
+
+
+def test_a_metric_of_fewer_samples_than_there_are_grades_none(tmp_path: Path):
+    document = {"query": "q", "choices": ["4"], "gold_index": 0, "id": "1", "task_name": "t"}
+    row = {"doc": document, "model_response": {"text": ["4", "5", "6"]}, "metric": {"pass@k:k=1&n=1": 1.0}}
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "rows.parquet")
+    assert [one.score for one in read(tmp_path / "rows.parquet").samples] == [None] * 3
+
+
+@pytest.mark.parametrize("printed", [True, False])
+def test_a_document_with_a_row_for_each_kind_of_metric_counts_once(tmp_path: Path, printed: bool):
+    options = {"choices": [" A", " B"], "gold_index": [1]}
+    rows = [flat_row(**options), flat_row(predictions=["4", "5"], metrics={"maj@2": 0}, **options)]
+    file = write_details(tmp_path / "rows.parquet", rows, printed=printed)
+    assert [one.score for one in read(file).samples] == [1.0]
+    assert len(read(file, score="maj@2").samples) == 2
+    with pytest.raises(SourceError) as refused:
+        read(file, score="f1")
+    assert refused.value.code == "unknown_score"
+
+
+def test_what_python_prints_of_numbers_of_numpy_and_of_nan(tmp_path: Path):
+    rows = [flat_row(predictions=["1 (nan)"], metrics="{'em': nan, 'f1': np.float64(0.5)}"), flat_row()]
+    found = read(write_details(tmp_path / "rows.parquet", rows, printed=True), score="em")
+    assert [(one.text, one.score) for one in found.samples] == [("1 (nan)", None), ("4", 1.0)]

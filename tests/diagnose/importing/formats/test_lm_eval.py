@@ -264,3 +264,16 @@ def test_a_target_of_digits_is_the_index_of_an_option_unless_the_grade_says_othe
     (sample,) = read(write_log(tmp_path, [row])).samples
     assert sample.answer == answer
     assert (sample.text == sample.answer) == bool(acc)
+
+
+def test_a_log_whose_writer_was_stopped_is_read_and_said(tmp_path: Path):
+    path = write_log(tmp_path, rows_of("any_target"))
+    path.write_text(path.read_text(encoding="utf-8") + '{"doc_id": 7, "do', encoding="utf-8")
+    assert by_problem(read(path)) == by_problem(read(log_of("any_target")))
+    assert "torn_line" in codes(read(path))
+
+
+def test_numbers_that_were_written_as_text_are_scores(tmp_path: Path):
+    rows = rows_of("any_target")
+    path = write_log(tmp_path, [row | {"exact_match": ("True", "0.0", "1.0", "nan")[i]} for i, row in enumerate(rows)])
+    assert [sample.score for sample in read(path).samples] == [1.0, 0.0, 1.0, None]

@@ -112,3 +112,22 @@ def test_calls_of_tools_keep_their_names():
     calls = json.loads(sample.turns[0].extra)["tool_calls"]
     assert calls[0]["function"]["name"]
     assert sample.turns[1].role == "tool"
+
+
+def test_rollouts_that_failed_stand_beside_the_others_and_have_no_grade(tmp_path: Path):
+    file = write_rows(
+        tmp_path / "rollouts.jsonl", [gym_row(0, "p", 1.0, _ng_rollout_index=0), gym_row(1, "q", 0.0, _ng_rollout_index=0)]
+    )
+    failed: dict[str, Any] = {"_ng_failure_class": "timeout_exceeded", "reward": 0.0}
+    attempts = [
+        gym_row(0, "p", 0.0, _ng_rollout_index=0) | failed,  # succeeded at its second attempt
+        gym_row(0, "p", 0.0, _ng_rollout_index=1) | failed,
+        gym_row(0, "p", 0.0, _ng_rollout_index=1) | failed | {"_ng_failure_class": "skipped"},
+        {"_ng_task_index": 2, "_ng_rollout_index": 0, **failed},
+    ]
+    write_rows(tmp_path / "rollouts_failures.jsonl", attempts)
+    read = read_rollouts("nemo-gym", file)
+    assert by_problem(read) == {"0": [1.0, None], "1": [0.0], "2": [None]}
+    assert [sample.stop for sample in read.samples[2:]] == [StopReason.ERROR] * 2
+    assert [note.code for note in read.source.notes] == ["failed_samples"]
+    assert by_problem(read_rollouts("nemo-gym", tmp_path)) == by_problem(read)

@@ -49,3 +49,19 @@ def test_another_file_is_refused(tmp_path: Path):
     with pytest.raises(SourceError) as refused:
         read(write_rows(tmp_path / "rows.jsonl", [{"input": "What is 3 times 4?", "ideal": "12"}]))
     assert refused.value.code == "not_this_format"
+
+
+def event(number: int, kind: str, **data: Any) -> dict[str, Any]:
+    return {"run_id": "r", "event_id": number, "sample_id": "poem.0", "type": kind, "data": data}
+
+
+def test_what_a_grading_model_said_is_no_text_of_the_model(tmp_path: Path):
+    spec = {"spec": {"completion_fns": ["small", "judge"], "eval_name": "poems.dev.v0"}}
+    policy = event(0, "sampling", prompt=[{"role": "user", "content": "Write a poem."}], sampled=["Roses are red."])
+    judge = event(1, "sampling", prompt=[{"role": "user", "content": "Is it a poem?"}], sampled=["Yes"])
+    grade = event(2, "metrics", choice="Yes", score=1.0)
+    (sample,) = read(write_rows(tmp_path / "a.jsonl", [spec, policy, judge, grade])).samples
+    assert (sample.text, sample.prompt, sample.score) == ("Roses are red.", (Message("user", "Write a poem."),), 1.0)
+    # the model's words stood in the data set
+    (alone,) = read(write_rows(tmp_path / "b.jsonl", [spec, judge, grade])).samples
+    assert (alone.text, alone.prompt, alone.score) == (None, None, 1.0)
