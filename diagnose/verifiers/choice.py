@@ -13,6 +13,7 @@ from posttrain.diagnose.types import Problem
 from posttrain.diagnose.verifiers.base import Verifier
 from posttrain.diagnose.verifiers.exact import normalise_text
 from posttrain.diagnose.verifiers.reader.letters import LetterReader, choices_by_letter
+from posttrain.diagnose.verifiers.reader.turns import before_next_question, own_turn
 
 _ONE = re.compile(r"[\s(\[*`\"']*([A-Za-z])(?:[\s)\]*`\"'.:]*|[)\].:]\s+\S.*)", re.DOTALL)
 _SEVERAL = re.compile(r"[A-Za-z](?:[\s,;/&+]*(?:and\s+)?[A-Za-z])*")
@@ -44,7 +45,9 @@ class ChoiceVerifier(Verifier):
     def extract(self, text: str, *, lenient: bool, payload: Mapping[str, Any] | None = None) -> str | None:
         """Read the letters; see the class."""
         reader = LetterReader(self._letters, multiple=self._multiple, choices=(payload or {}).get("choices"))
-        found = reader.read_leniently(text) if lenient else reader.read(text)
+        text = own_turn(text)
+        first = before_next_question(text)
+        found = (reader.read(first) if first is not None else None) or (reader.read_leniently if lenient else reader.read)(text)
         return "".join(sorted(found)) if found else None
 
     def compare(self, extracted: str, problem: Problem, *, lenient: bool = False) -> float:

@@ -26,6 +26,7 @@ from posttrain.diagnose.types import Problem
 from posttrain.diagnose.verifiers.base import CannotGrade, Verifier
 from posttrain.diagnose.verifiers.reader.answer_reading import AnswerReading, ReadStatus, read_number
 from posttrain.diagnose.verifiers.reader.statements import Statement, StatementKind, find_statements
+from posttrain.diagnose.verifiers.reader.turns import before_next_question, own_turn, states_an_answer
 
 _MOST_CHARACTERS = 1_000
 """Of an expression; a longer one is none."""
@@ -131,6 +132,17 @@ class MathVerifier(Verifier):
         return found
 
     def _read(self, text: str, payload: Mapping[str, Any], *, lenient: bool) -> str | None:
+        text = own_turn(text)
+        first = before_next_question(text)
+        if (
+            first is not None
+            and states_an_answer(first)
+            and (found := self._read_part(first, payload, lenient=lenient)) is not None
+        ):
+            return found
+        return self._read_part(text, payload, lenient=lenient)
+
+    def _read_part(self, text: str, payload: Mapping[str, Any], *, lenient: bool) -> str | None:
         tail = text[-_TAIL:]
         for span in [tail] if lenient else _stated(tail):
             found = _parse(span, anywhere=True) if lenient else _parse_span(span)
