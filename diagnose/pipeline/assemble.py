@@ -59,6 +59,8 @@ class Unfinished:
     """How its sampling went so far."""
     to_come: str
     """What is still to be done, such as `further probes`."""
+    to_follow: tuple[str, ...] = ()
+    """Behaviors of the run that have no samples to show yet."""
 
 
 def assemble(
@@ -186,6 +188,8 @@ def _measure(
     diagnosis = diagnose_behavior(measured, thresholds=thresholds, available=available, seed=settings["seed"], retained=retained)
     if unfinished is not None:
         words = f"A first report: {unfinished.to_come} are still to come, and it is written again with them."
+        if unfinished.to_follow:
+            words += f" Not shown yet: {', '.join(unfinished.to_follow)}."
         diagnosis = replace(diagnosis, caveats=(Note("first_report", words), *diagnosis.caveats))
     if not all(table.with_checksum):
         diagnosis = replace(diagnosis, caveats=(*diagnosis.caveats, Note("no_checksums", NO_CHECKSUMS)))

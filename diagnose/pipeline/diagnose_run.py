@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -23,9 +22,10 @@ from posttrain.diagnose.engines.codec import end_texts, template_date
 from posttrain.diagnose.engines.ray.open_cluster import open_pool
 from posttrain.diagnose.errors import UserError
 from posttrain.diagnose.measure.reference_spacing import write_as_the_model
-from posttrain.diagnose.pipeline.assemble import Unfinished, assemble
+from posttrain.diagnose.pipeline.assemble import assemble
 from posttrain.diagnose.pipeline.checks_before_sampling import check_folders, check_with_models, check_without_models
 from posttrain.diagnose.pipeline.environment_run import EnvironmentRun, measure_environment, read_request
+from posttrain.diagnose.pipeline.first_reports import FirstReports
 from posttrain.diagnose.pipeline.measure_behaviors import MeasurementRun
 from posttrain.diagnose.pipeline.request import DiagnoseRequest
 from posttrain.diagnose.probes.runner import ProbeInputs, ProbeRun
@@ -124,7 +124,7 @@ def _measure_request(request: DiagnoseRequest, reporter: Reporter) -> DiagnosedR
         measurement = replace(
             _measurement(request, policy, inputs, directory, reporter),
             rooms=rooms,
-            report_first=partial(_report_first, directory, request.loaded, reporter),
+            report_first=FirstReports(directory, request.loaded, reporter),
         )
         verifier_of = opened.enter_context(measurement.open_verifiers(request.loaded))
         is_new = not directory.run_json.exists()
@@ -142,20 +142,6 @@ def _measure_request(request: DiagnoseRequest, reporter: Reporter) -> DiagnosedR
         finished = assemble(directory.path, behaviors=request.loaded)
         write_run(finished)
     return finished
-
-
-def _report_first(
-    directory: RunDirectory, behaviors: Sequence[Behavior], reporter: Reporter, behavior: Behavior, unfinished: Unfinished
-) -> None:
-    """Say what the samples of a behavior show so far, and write the report of what is measured."""
-    # Drawing figures needs matplotlib: not before it is used.
-    from posttrain.diagnose.pipeline.run_files import write_first_report
-
-    there = [one for one in behaviors if directory.is_done(one.name) or one.name == behavior.name]
-    found = assemble(directory.path, behaviors=there, unfinished={behavior.name: unfinished})
-    reporter.say(
-        f"{found[behavior.name].diagnosis.sentence} First report, before {unfinished.to_come}: {write_first_report(found)}"
-    )
 
 
 def tracked_numbers(diagnosis: Diagnosis) -> dict[str, float]:

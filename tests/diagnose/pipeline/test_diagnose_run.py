@@ -122,16 +122,26 @@ def test_what_takes_long_to_sample_is_reported_after_a_quarter(
             if "First report" in text:
                 pages.append((tmp_path / "run" / "report.md").read_text())
 
+    other = sums_file.with_name("more.yaml")
+    other.write_text(sums_file.read_text())
     model, options = script(0.3), {"engine": "scripted", "samples": 16}
     monkeypatch.setattr(plan, "MANY_TOKENS", 0)
-    diagnose.run(model, [sums_file], out=tmp_path / "whole", **options)  # type: ignore[arg-type]
+    diagnose.run(model, [sums_file, other], out=tmp_path / "whole", **options)  # type: ignore[arg-type]
     monkeypatch.setattr(measure_behaviors, "LONG", -1.0)
-    run = diagnose.run(model, [sums_file], out=tmp_path / "run", reporter=Reading(), **options)  # type: ignore[arg-type]
-    assert len(pages) == 2
-    assert "greedy samples and further samples are still to come" in pages[0]
-    assert "further probes are still to come" in pages[1]
-    num_problems = len(run.diagnoses[0].problems)
-    assert f"{4 * num_problems} samples" in pages[0]
+    run = diagnose.run(model, [sums_file, other], out=tmp_path / "run", reporter=Reading(), **options)  # type: ignore[arg-type]
+    assert len(pages) == 4, "each behavior after its first samples and before its probes"
+    for page in pages[0::2]:
+        assert "greedy samples and further samples are still to come" in page
+        assert f"{4 * len(run.diagnoses[0].problems)} samples" in page
+    for page in pages[1::2]:
+        assert "further probes are still to come" in page
+    for page in pages[:2]:
+        assert "Not shown yet: more." in page
+        assert "## more" not in page
+    for page in pages[2:]:
+        assert "Not shown yet" not in page
+        assert "## sums" in page
+        assert "## more" in page
     assert "still to come" not in (tmp_path / "run" / "report.md").read_text()
     assert without_cost(tmp_path / "run") == without_cost(tmp_path / "whole")
 
