@@ -160,6 +160,7 @@ def convert_columns(columns: Columns, row: Mapping[str, Any], where: str) -> dic
     if "answer" in made and solution is None:
         solution = as_text(said)
     answers = read_answers(made.pop("answer", said))
+    choices: Any
     if "wrong" in columns.names and "choices" not in columns.names:
         choices = _mix(str(prompt), answers, columns.held(row, "wrong"))
     else:
