@@ -48,6 +48,8 @@ _IMPORTED = "imported"
 """Engine of imported samples; a text of theirs that is empty was not stored."""
 _MOST_TRIED = 256
 """Problems on which the verifier is tried, about, where there are more."""
+_AT_A_TIME = 64
+"""Problems whose texts are read while others are compared."""
 _GRADE = ("status", "score", "extracted", "lenient_score", "detail", "answer_start")
 
 
@@ -286,12 +288,17 @@ def _grade_table(table: pa.Table, problems: Mapping[str, Problem], grader: Grade
         if columns["stop"][row] != StopReason.ERROR and not lacks_text:
             members.setdefault(problem, []).append(row)
     grades: dict[int, Grade] = {}
-    for problem, rows in members.items():
-        texts = [columns["text"][row] or "" for row in rows]
-        stored = [starts[row] or 0 for row in rows]
-        unfinished = [columns["status"][row] == GradeStatus.UNFINISHED_THOUGHT for row in rows]
-        grades |= dict(zip(rows, _grade_texts(grader, problems[problem], texts, stored, unfinished, opening), strict=True))
-        task.advance(len(rows))
+    groups = list(members.items())
+    for start in range(0, len(groups), _AT_A_TIME):
+        several = groups[start : start + _AT_A_TIME]
+        texts = [[columns["text"][row] or "" for row in rows] for _, rows in several]
+        asked = [(problems[name], [opening + text for text in own]) for (name, _), own in zip(several, texts, strict=True)]
+        for (problem, _), own, (_, rows), found in zip(asked, texts, several, grader.grade_several(asked), strict=True):
+            stored = [starts[row] or 0 for row in rows]
+            unfinished = [columns["status"][row] == GradeStatus.UNFINISHED_THOUGHT for row in rows]
+            found = [replace(one, answer_start=max(0, one.answer_start - len(opening))) for one in found]
+            grades |= dict(zip(rows, _behind_thoughts(grader, problem, own, stored, unfinished, found), strict=True))
+            task.advance(len(rows))
     for name in _GRADE:
         old = table.column(name).to_pylist() if name in table.column_names else [0] * table.num_rows
         values = [getattr(grades[row], name) if row in grades else old[row] for row in range(table.num_rows)]
@@ -302,10 +309,15 @@ def _grade_table(table: pa.Table, problems: Mapping[str, Problem], grader: Grade
     return table
 
 
-def _grade_texts(
-    grader: Grader, problem: Problem, texts: Sequence[str], starts: Sequence[int], unfinished: Sequence[bool], opening: str
+def _behind_thoughts(
+    grader: Grader,
+    problem: Problem,
+    texts: Sequence[str],
+    starts: Sequence[int],
+    unfinished: Sequence[bool],
+    grades: Sequence[Grade],
 ) -> list[Grade]:
-    """Grade samples of one problem.
+    """Return the grades of samples of one problem, as they are where no thought hides an answer.
 
     Where a thought is known to a chat template alone, the grades of before say where it ends: an answer that began behind something, where none of the
     markers that are known here stands, begins there still.
@@ -316,10 +328,9 @@ def _grade_texts(
         texts: What the model wrote.
         starts: Index at which each answer began by the grade of before.
         unfinished: Whether its thought was never closed.
-        opening: What the prompt ends with, where it opens a thought.
+        grades: What the texts as they are were graded with.
     """
-    grades = grader.grade(problem, [opening + text for text in texts])
-    found = [replace(one, answer_start=max(0, one.answer_start - len(opening))) for one in grades]
+    found = list(grades)
     hidden = [row for row, one in enumerate(found) if one.answer_start == 0 and starts[row] > 0 and not unfinished[row]]
     if hidden:
         behind = grader.grade_answers(problem, [texts[row][starts[row] :] for row in hidden])

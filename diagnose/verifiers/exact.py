@@ -69,14 +69,16 @@ class ExactVerifier(Verifier):
         return float(any(answer and any(f" {answer} " in line for line in lines) for answer in words))
 
     def complaint(self, problem: Problem) -> str | None:
-        """Refuse an answer that vanishes under normalisation."""
+        """Refuse an answer that vanishes under normalisation, such as one of invisible characters alone."""
         for answer in problem.accepted_answers:
             if not self._normalise(answer):
-                return f"answer: got {shorten(answer)}; it is only punctuation: set strip_punctuation: false"
+                return f"answer: got {shorten(answer)}; nothing of it can be seen: give an answer with a visible character"
         return None
 
     def _normalise(self, text: str) -> str:
-        return normalise_text(text, casefold=self._options.casefold, strip_punctuation=self._options.strip_punctuation)
+        """Return the text without punctuation around it; as it is where it is nothing else, since punctuation may be what is asked for."""
+        found = normalise_text(text, casefold=self._options.casefold, strip_punctuation=self._options.strip_punctuation)
+        return found or normalise_text(text, casefold=self._options.casefold, strip_punctuation=False)
 
 
 class _Characters(dict[int, int | str | None]):

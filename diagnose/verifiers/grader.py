@@ -8,6 +8,7 @@ import re
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from types import TracebackType
 
 from posttrain.diagnose.types import Behavior, Grade, GradeStatus, Problem, reaches
@@ -110,35 +111,68 @@ class Grader:
             VerifierError: If the child cannot be started.
             UserError: If the model that is asked cannot be loaded or reached.
         """
-        opening = opening_in_problem(problem, self._behavior.prompt)
-        grades = self.grade_answers(problem, [opening + text for text in texts])
-        return [replace(one, answer_start=max(0, one.answer_start - len(opening))) for one in grades] if opening else grades
+        return self.grade_several([(problem, texts)])[0]
+
+    def grade_several(self, asked: Sequence[tuple[Problem, Sequence[str]]]) -> list[list[Grade]]:
+        """Grade samples of several problems, each as `grade` does, in less time: texts of one are read while those of another are compared.
+
+        Args, raises: As for `grade`.
+
+        Returns:
+            The grades of each problem.
+        """
+        openings = [opening_in_problem(problem, self._behavior.prompt) for problem, _ in asked]
+        opened = [
+            (problem, [opening + text for text in texts]) for (problem, texts), opening in zip(asked, openings, strict=True)
+        ]
+        return [
+            [replace(one, answer_start=max(0, one.answer_start - len(opening))) for one in grades] if opening else grades
+            for grades, opening in zip(self._grade_answers(opened), openings, strict=True)
+        ]
 
     def grade_answers(self, problem: Problem, texts: Sequence[str]) -> list[Grade]:
         """Grade whole answers to one problem, such as references; a thought is cut off where they hold it, whatever the prompt opens."""
-        thoughts = [find_thought(text, self._behavior.prompt.thinking) for text in texts]
-        answers = [text[thought.answer_start :] for text, thought in zip(texts, thoughts, strict=True) if thought.finished]
-        graded = iter(self._grade(problem, answers) if answers else ())
+        return self._grade_answers([(problem, texts)])[0]
+
+    def _grade_answers(self, asked: Sequence[tuple[Problem, Sequence[str]]]) -> list[list[Grade]]:
+        thoughts = [[find_thought(text, self._behavior.prompt.thinking) for text in texts] for _, texts in asked]
+        answers = [
+            (problem, [text[thought.answer_start :] for text, thought in zip(texts, found, strict=True) if thought.finished])
+            for (problem, texts), found in zip(asked, thoughts, strict=True)
+        ]
+        graded = chain.from_iterable(self._grade(answers))
         return [
-            replace(next(graded), answer_start=thought.answer_start) if thought.finished else unfinished_thought(text)
-            for text, thought in zip(texts, thoughts, strict=True)
+            [
+                replace(next(graded), answer_start=thought.answer_start) if thought.finished else unfinished_thought(text)
+                for text, thought in zip(texts, found, strict=True)
+            ]
+            for (_, texts), found in zip(asked, thoughts, strict=True)
         ]
 
-    def _grade(self, problem: Problem, texts: Sequence[str]) -> list[Grade]:
+    def _grade(self, asked: Sequence[tuple[Problem, Sequence[str]]]) -> list[list[Grade]]:
         """Grade texts as they are."""
-        echoes = self._echoes(problem)
         verifier = self._verifier
+        echoes = [self._echoes(problem) if texts else set() for problem, texts in asked]
         if isinstance(verifier, ModelVerifier):
-            return self._ask(verifier, problem, texts, echoes)
+            return [self._ask(verifier, *one, known) if one[1] else [] for one, known in zip(asked, echoes, strict=True)]
         # Equal texts are graded once: models repeat themselves, and a text that hangs would hang each time.
-        short = [text for text in texts if len(text) <= _MOST_CHARACTERS and normalise_text(text) not in echoes]
-        distinct = list(dict.fromkeys(short))
+        distinct = [
+            list(dict.fromkeys(text for text in texts if len(text) <= _MOST_CHARACTERS and normalise_text(text) not in known))
+            for (_, texts), known in zip(asked, echoes, strict=True)
+        ]
+        payloads = [verifier.payload(problem) if texts else None for (problem, _), texts in zip(asked, distinct, strict=True)]
+        requests = [(text, payload) for texts, payload in zip(distinct, payloads, strict=True) for text in texts]
         assert self._reader is not None
-        with self._lock:
-            read = self._reader.read(distinct, verifier.payload(problem))
-            grades = {text: _judge(verifier, problem, found) for text, found in zip(distinct, read, strict=True)}
-            grades |= self._read_as_algebra(problem, grades)
-        return [grades.get(text) or _nothing_said(_ECHO if len(text) <= _MOST_CHARACTERS else _TOO_LONG) for text in texts]
+        graded = []
+        with self._lock, contextlib.closing(self._reader.read_each(requests)) as read:
+            for (problem, texts), different in zip(asked, distinct, strict=True):
+                grades = {text: _judge(verifier, problem, next(read)) for text in different}
+                grades |= self._read_as_algebra(problem, grades)
+                graded.append(
+                    [grades.get(text) or _nothing_said(_ECHO if len(text) <= _MOST_CHARACTERS else _TOO_LONG) for text in texts]
+                )
+            next(read, None)  # the end: the child stays
+        return graded
 
     def _read_as_algebra(self, problem: Problem, grades: Mapping[str, Grade]) -> dict[str, Grade]:
         """Have `math` read what looks like an expression and states no number: a second reading, which is lenient.
@@ -172,11 +206,11 @@ class Grader:
         return [known[text] for text in texts]
 
     def _echoes(self, problem: Problem) -> set[str]:
-        """Return the normalised texts that only repeat what was asked."""
+        """Return the normalised texts that only repeat what was asked, and are no answer: what is to be copied is both."""
         asked = {problem.question}
         if isinstance(problem.prompt, str):
             asked.add(self._behavior.prompt.ask(problem.prompt))
-        return {normalise_text(text) for text in asked}
+        return {normalise_text(text) for text in asked} - {normalise_text(answer) for answer in problem.accepted_answers}
 
 
 def _judge(verifier: Verifier, problem: Problem, read: Reading | Grade) -> Grade:

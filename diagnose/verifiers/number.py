@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 from pydantic import Field
@@ -17,6 +18,9 @@ from posttrain.diagnose.verifiers.reader.literals import MOST_DIGITS, Decimal
 from posttrain.diagnose.verifiers.reader.turns import before_next_question, own_turn, states_an_answer
 
 _CANONICAL = re.compile(rf"-?[0-9]{{1,{MOST_DIGITS + 1}}}(?:/[0-9]{{1,{MOST_DIGITS + 1}}})?%?")
+
+_MOST_KNOWN = 1 << 16
+"""Answers whose values are kept."""
 
 
 class NumberOptions(StrictModel):
@@ -71,8 +75,7 @@ class NumberVerifier(Verifier):
         return False
 
     def _values(self, answer: str) -> tuple[Fraction, ...] | None:
-        written = read_answer(answer, decimal=self._decimal).canonical
-        return None if written is None else _percent_or_value(written)
+        return _values_of_answer(answer, self._decimal)
 
     def complaint(self, problem: Problem) -> str | None:
         """See the base class: only numbers can be compared."""
@@ -85,6 +88,13 @@ class NumberVerifier(Verifier):
 def parse_number(text: str) -> Fraction | None:
     """Return the value of a text that is one number and nothing else; a percent sign is left out of account."""
     return read_answer(text, units=False).value
+
+
+@lru_cache(maxsize=_MOST_KNOWN)
+def _values_of_answer(answer: str, decimal: Decimal) -> tuple[Fraction, ...] | None:
+    """Return what an answer may stand for; None where it is no number. Kept, because an answer is compared with every sample of its problem."""
+    written = read_answer(answer, decimal=decimal).canonical
+    return None if written is None else _percent_or_value(written)
 
 
 def _percent_or_value(canonical: str) -> tuple[Fraction, ...]:

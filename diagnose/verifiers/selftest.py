@@ -158,9 +158,10 @@ def _texts(
     for garbage in GARBAGE if verifier.judges_content else ():
         if normalise_text(garbage) not in known:
             yield "garbage", garbage
-    yield "echo", problem.question
-    if isinstance(problem.prompt, str):
-        yield "echo", behavior.prompt.ask(problem.question)
+    asked = [problem.question, *([behavior.prompt.ask(problem.question)] if isinstance(problem.prompt, str) else [])]
+    for echo in asked:
+        if normalise_text(echo) not in known:  # what is to be copied is right
+            yield "echo", echo
     for other in others:
         yield "other_answer", verifier.write(other)
     for wrong in near_misses:

@@ -7,7 +7,7 @@ import secrets
 import sys
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from posttrain.diagnose.errors import SettingsError, VerifierError
@@ -57,14 +57,20 @@ class TextReader:
         self._finalizer: weakref.finalize[..., Any] | None = None
 
     def read(self, texts: Sequence[str], payload: Any) -> list[Reading | Grade]:
-        """Read texts: what stands in each, or the grade of one that the child did not survive.
+        """Read texts of one problem; errors and what is returned as for `read_each`."""
+        return list(self.read_each([(text, payload) for text in texts]))
+
+    def read_each(self, requests: Sequence[tuple[str, Any]]) -> Generator[Reading | Grade]:
+        """Read texts, each with the payload of its problem, and yield what stands in each, or the grade of one that the child did not survive.
+
+        The child reads ahead while what it read is looked at. It is ended where not all results are taken.
 
         Raises:
             VerifierError: The child cannot be started.
             SettingsError: The verifier cannot be prepared.
         """
         try:
-            return self._read(texts, payload)
+            yield from self._read(requests)
         except BaseException:
             # Replies to an interrupted call must not be taken for those to the next one.
             self.close()
@@ -89,21 +95,18 @@ class TextReader:
             self._finalizer()
         self._child, self._finalizer = None, None
 
-    def _read(self, texts: Sequence[str], payload: Any) -> list[Reading | Grade]:
+    def _read(self, requests: Sequence[tuple[str, Any]]) -> Iterator[Reading | Grade]:
         # Names that a text cannot guess: no reply to one request passes for one to another.
-        names = [secrets.token_hex(8) for _ in texts]
-        results: list[Reading | Grade] = []
+        names = [secrets.token_hex(8) for _ in requests]
         sent: Child | None = None
-        while len(results) < len(texts):
+        for place, name in enumerate(names):
             child = self._running()
             if child is not sent:
                 # All at once: the child reads ahead, so no time goes into waiting for each other.
-                for name, text in zip(names[len(results) :], texts[len(results) :], strict=True):
-                    child.send(json.dumps({"id": name, "text": text, "payload": payload}).encode())
+                for later, (text, payload) in zip(names[place:], requests[place:], strict=True):
+                    child.send(json.dumps({"id": later, "text": text, "payload": payload}).encode())
                 sent = child
-            result = self._receive(child, names[len(results)])
-            results.append(result)
-        return results
+            yield self._receive(child, name)
 
     def _receive(self, child: Child, name: str) -> Reading | Grade:
         """Wait for one result; the clock of a text starts when the one before it is answered."""

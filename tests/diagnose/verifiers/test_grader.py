@@ -79,6 +79,26 @@ def test_an_echo_is_no_answer(numbers: Grader) -> None:
     assert numbers.grade(chat, ["1 times 4."])[0].status is GradeStatus.UNPARSED
 
 
+def test_what_is_to_be_copied_is_an_answer(numbers: Grader) -> None:
+    assert [grade.score for grade in numbers.grade(problem(4, "12", "12"), ["12", "13"])] == [1.0, 0.0]
+    copied = [problem(5, "Hello there.", "hello there"), problem(6, "?", "?"), problem(7, "B", "A")]
+    tested = behavior("exact", *copied)
+    with Grader(tested) as grader:
+        assert [one.score for asked in copied for one in grader.grade(asked, ["Hello there", "?", "B"])] == [
+            1.0, 0.0, 0.0,
+            0.0, 1.0, 0.0,
+            0.0, 0.0, 1.0,
+        ]  # fmt: skip
+        assert grader.grade(copied[2], ["A"])[0].status is GradeStatus.UNPARSED
+        assert verifier_selftest(tested, grader, copied).failures == ()
+
+
+def test_several_problems_at_once_are_graded_as_each_alone(numbers: Grader) -> None:
+    asked = [(problem(1, "12"), ["It is 12.", "13"]), (problem(2, "4"), []), (problem(3, "5"), ["", "5", "Question number 3?"])]
+    assert numbers.grade_several(asked) == [numbers.grade(*one) for one in asked]
+    assert numbers.grade_several([]) == []
+
+
 def test_thousands_per_second(numbers: Grader) -> None:
     texts = [f"{i} times 2 is {2 * i}." for i in range(3000)]
     start = time.monotonic()
@@ -143,6 +163,13 @@ def test_a_crash_is_an_error_of_that_text_only(crashing: Grader) -> None:
     assert "RuntimeError" in details[1]
     assert "MemoryError" in details[2]
     assert "SIGKILL" in details[3]
+
+
+def test_a_crash_is_an_error_of_that_text_only_whatever_problem_it_is_of(crashing: Grader) -> None:
+    texts = ["12", "die", "12.", "kill", "13"]
+    found = crashing.grade_several([(problem(i, "12"), [text]) for i, text in enumerate(texts)])
+    assert [grade.status.value for (grade,) in found] == ["scored", "error", "scored", "error", "scored"]
+    assert [grade.score for (grade,) in found] == [1.0, None, 1.0, None, 0.0]
 
 
 def test_prints_do_not_corrupt_the_protocol(crashing: Grader) -> None:

@@ -259,10 +259,14 @@ def test_exact(text: str, answer: str, strict: float, lenient: float) -> None:
 
 
 def test_exact_options() -> None:
-    assert make("exact").extract(" .!", lenient=False) is None
+    assert make("exact").extract(" .!", lenient=False) == ".!"
+    assert make("exact").extract(" \u200b", lenient=False) is None
     assert make("exact", casefold=False).compare("paris", problem("Paris")) == 0.0
     assert make("exact", strip_punctuation=False).extract("!", lenient=False) == "!"
-    assert make("exact").complaint(problem("!")) is not None
+    assert make("exact").complaint(problem("!")) is None
+    assert make("exact").compare("?", problem("?")) == 1.0
+    assert make("exact").compare("!", problem("?")) == 0.0
+    assert make("exact").complaint(problem("\u200b")) is not None
 
 
 @pytest.mark.parametrize(
