@@ -34,7 +34,7 @@ _USUAL_WIDTH = 4096
 """Of a model whose width is not known here."""
 _PROBLEMS_PER_STEP = 8
 _NUM_STEPS = 100
-_DEMO = "HuggingFaceTB/SmolLM2-135M-Instruct"
+_DEMO, _DEMO_WIDTH = "HuggingFaceTB/SmolLM2-135M-Instruct", 576
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,17 +164,19 @@ def export_stage(
             most_rate=options.most_rate, per_problem=options.per_problem,
         )  # fmt: skip
         write_rows(temporary / data, EXPORTS[script.counterpart.data].rows(run, names))
+        written = [*files, data]
         if target == "verl-config":
             splits = {problem.split for one in script.behaviors for problem in one.behavior.problems}
             validation = ExportOptions(behaviors=names.behaviors, split=Split.EVAL if Split.EVAL in splits else options.split)
             write_rows(temporary / "eval.parquet", EXPORTS["verl"].rows(run, validation))
+            written.append("eval.parquet")
         for name, text in files.items():
             write_text(temporary / name, text)
         temporary.chmod(0o755)
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return [*(folder / name for name in files), folder / data]
+    return [folder / name for name in written]
 
 
 def _script(
@@ -199,7 +201,7 @@ def _script(
     if counterpart.data in ("trl-prompts", "verl"):
         _check_verifiers(run, chosen, name)
     model = _DEMO if run.model["source"] == "demo" else _source(str(run.model["source"]))
-    width = _width(model)
+    width = _DEMO_WIDTH if model == _DEMO else _width(model)
     return Script(
         stage=name, why=why, counterpart=counterpart, model=model, behaviors=tuple(chosen), width=width,
         learning_rate=default_learning_rate(counterpart.kind, width or _USUAL_WIDTH),

@@ -160,20 +160,19 @@ def convert_columns(columns: Columns, row: Mapping[str, Any], where: str) -> dic
     if "answer" in made and solution is None:
         solution = as_text(said)
     answers = read_answers(made.pop("answer", said))
-    choices: Any
-    if "wrong" in columns.names and "choices" not in columns.names:
+    choices: Any = columns.held(row, "choices")
+    if "wrong" in columns.names and choices is None:
         choices = _mix(str(prompt), answers, columns.held(row, "wrong"))
-    else:
-        choices = columns.held(row, "choices")
     chosen: dict[str, Any] = {}
     if choices is not None:
         chosen = _chosen(prompt, choices, answers, columns.first_index, where)
     else:
-        worked = split_worked_answer(answers[0]) if len(answers) == 1 and isinstance(answers[0], str) else None
+        only = answers[0] if len(answers) == 1 else None
+        worked = split_worked_answer(only) if isinstance(only, str) else None
         if worked is not None:
             answers, solution = [worked.answer], solution or worked.solution
-        if len(answers) == 1 and isinstance(answers[0], bool):
-            answers = _TRUTHS[answers[0]]
+        elif isinstance(only, bool):
+            answers = _TRUTHS[only]
         made |= {"answer": answers[0]} if answers else {}
         if len(answers) > 1:
             made["answers"] = [*answers[1:], *(made.get("answers") or ())]

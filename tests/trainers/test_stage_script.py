@@ -79,6 +79,12 @@ def test_the_script_says_why_and_takes_its_numbers_from_the_run(run: DiagnosedRu
     assert len(files[2].read_text().splitlines()) == 12
 
 
+def test_the_width_of_the_demo_model_is_known(run: DiagnosedRun, tmp_path: Path) -> None:
+    demo = replace(run, model={**run.model, "source": "demo"})
+    text = export_stage(demo, "trl-config", tmp_path / "out")[0].read_text()
+    assert f"learning_rate={default_learning_rate(RateKind.POLICY_GRADIENT, 576)!r}," in text
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["grpo", "sft", "dpo"])
 def test_trl_runs_the_script(stage: str, run: DiagnosedRun, tmp_path: Path) -> None:
@@ -110,14 +116,14 @@ def test_every_setting_is_one_of_trl(stage: str, run: DiagnosedRun, tmp_path: Pa
 
 @pytest.mark.parametrize("stage", list(VERL))
 def test_verl_gets_a_script_its_rows_and_a_reward(stage: str, run: DiagnosedRun, tmp_path: Path) -> None:
-    script, reward, train = export_stage(run, "verl-config", tmp_path / "out", stage=stage)
+    script, reward, train, validation = export_stage(run, "verl-config", tmp_path / "out", stage=stage)
     assert subprocess.run(["bash", "-n", str(script)]).returncode == 0
     text = script.read_text()
     assert "actor_rollout_ref.rollout.n=4" in text
     assert "data.max_response_length=12" in text
     train_ids, eval_ids = (
         {row["extra_info"]["problem_id"] for row in pq.read_table(path).to_pylist()}
-        for path in (train, tmp_path / "out" / "eval.parquet")
+        for path in (train, validation)
     )
     assert len(train_ids) == 12
     assert not train_ids & eval_ids
