@@ -95,10 +95,13 @@ def check_gate(run: str | os.PathLike[str], *conditions: str, undecided: str = "
 
     if undecided not in UNDECIDED:
         pytest.fail(f"undecided: got {undecided!r}; give one of {', '.join(UNDECIDED)}", pytrace=False)
+    wrong = ""
     try:
         result = gate(run, conditions)
     except (UserError, InputError) as error:
-        pytest.fail(str(error), pytrace=False)
+        wrong = str(error)
+    if wrong:  # not within `except`, where pytest would print the error twice
+        pytest.fail(wrong, pytrace=False)
     lines = "\n".join(describe_condition(one) for one in result.conditions if one.check.outcome is not Outcome.MET)
     if result.outcome is Outcome.NOT_MET:
         pytest.fail(lines, pytrace=False)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from posttrain.diagnose.behaviors.row_sources import check_row_source
+from posttrain.diagnose.behaviors.row_sources import RowSource, check_row_source
 from posttrain.diagnose.behaviors.splits import normalise
 from posttrain.diagnose.engines.base import TakesWeights
 from posttrain.diagnose.engines.models.adapter_folder import require_peft
@@ -44,8 +44,8 @@ class TrainRequest:
     """Of the recipe's config class."""
     out: Path
     """Folder of the checkpoint, which is not there yet."""
-    data: str | Path | None = None
-    """Rows, in a file or as `hf:NAME[:CONFIG][:SPLIT]`."""
+    data: RowSource | None = None
+    """Rows, in a file or as `hf:NAME[:CONFIG][:SPLIT]`; `MappedRows` says which column holds what."""
     from_run: str | Path | None = None
     """Folder of a diagnosis whose train samples are learned from."""
     teacher: str | Path | None = None

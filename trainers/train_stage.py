@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from posttrain.diagnose.behaviors.row_sources import RowSource
 from posttrain.diagnose.engines.base import Engine, TakesWeights
 from posttrain.diagnose.engines.hf.transformers_engine import TransformersEngine
 from posttrain.diagnose.engines.models.loading import fingerprint_model
@@ -62,7 +63,7 @@ def train(
     config: str | Path | None = None,
     overrides: Sequence[str] = (),
     seed: int | None = None,
-    data: str | Path | None = None,
+    data: RowSource | None = None,
     from_run: str | Path | None = None,
     teacher: str | Path | None = None,
     earlier: str | Path | None = None,
@@ -85,7 +86,8 @@ def train(
         config: YAML file with settings of the recipe.
         overrides: `key=value` settings; they win over the file.
         seed: Of the order of rows and of all sampling; wins over the file.
-        data: Rows to learn from, in a file or as `hf:NAME[:CONFIG][:SPLIT]`, in place of the problems' own references or of samples.
+        data: Rows to learn from, in a file or as `hf:NAME[:CONFIG][:SPLIT]`, in place of the problems' own references or of samples; `MappedRows` says
+            which column holds what.
         from_run: Folder of a `posttrain diagnose` that sampled the train split of these behaviors; its rollouts become rows or pairs.
         teacher: MODEL that teaches, for stages with a teacher.
         earlier: MODEL from before, for stages that bring something back; it teaches where no teacher is given.

@@ -133,7 +133,7 @@ def read_behavior_options(
         "system": system,
         "verifier": _read_verifier(verifier, verifier_options),
         "limit": limit,
-        "columns": _read_columns(columns) if columns else None,
+        "columns": read_columns(columns) if columns else None,
         "split_eval": None if split_eval is None else _read_share(split_eval),
     }
     try:
@@ -148,14 +148,24 @@ def read_behavior_options(
         raise SettingsError(f"--{name.replace('_', '-')}: got {given[name]}; allowed: {said}", code="behavior_option") from None
 
 
-def _read_columns(words: Sequence[str]) -> dict[str, str]:
+def read_columns(words: Sequence[str], option: str = "--map", example: str = "prompt=question answer=target") -> dict[str, str]:
+    """Return which column holds what.
+
+    Args:
+        words: `OUR NAME=COLUMN` each.
+        option: What gives them on the command line.
+        example: Words that are allowed, for error messages.
+
+    Raises:
+        SettingsError: One is no such pair, or a name stands twice (`behavior_option`).
+    """
     found: dict[str, str] = {}
     for word in words:
         left, equals, right = (part.strip() for part in word.partition("="))
         if not (left and equals and right) or left in found:
             got = f"{left} twice" if left in found else repr(word)
             raise SettingsError(
-                f"--map: got {got}; allowed: OUR NAME=COLUMN, each name once, as in --map prompt=question answer=target",
+                f"{option}: got {got}; allowed: OUR NAME=COLUMN, each name once, as in {option} {example}",
                 code="behavior_option",
             )
         found[left] = right

@@ -209,7 +209,10 @@ def say_renaming(there: Sequence[str]) -> str:
     asked = _first_usual(ALIASES["prompt"], there)
     further = [name for name in there if name != asked]
     answered = _first_usual((*ALIASES["solution"], *SAMPLED, "answer", *ALIASES["answer"]), further)
-    return f"rename {asked or 'the column of what is asked'} to prompt and {answered or 'that of the answer'} to completion"
+    return (
+        f"rename {asked or 'the column of what is asked'} to prompt and {answered or 'that of the answer'} to completion, or say so: --data-map "
+        f"prompt={asked or 'COLUMN'} completion={answered or 'COLUMN'} (--map of `posttrain check --train`)"
+    )
 
 
 def _counts_from_one(columns: Columns, rows: Sequence[Mapping[str, Any]]) -> bool:

@@ -16,14 +16,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 from posttrain.diagnose.behaviors.chat_turns import as_messages, read_turns, refuse_empty
 from posttrain.diagnose.behaviors.column_names import say_renaming
 from posttrain.diagnose.behaviors.hub_data import FORM
 from posttrain.diagnose.behaviors.row_files import ROW_FILES, RowError
-from posttrain.diagnose.behaviors.row_sources import read_row_source
+from posttrain.diagnose.behaviors.row_sources import RowSource, read_row_source
 from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.strict_settings import shorten
 from posttrain.diagnose.types import Message, PromptFormat, Split
@@ -121,7 +120,7 @@ _BESIDE = frozenset({"system", "weight"})
 _FOR_TEMPLATES = frozenset({"tools", "chat_template_kwargs"})
 
 
-def read_training_rows(source: str | Path, wanted: frozenset[RowKind] = frozenset()) -> tuple[DataRow, ...]:
+def read_training_rows(source: RowSource, wanted: frozenset[RowKind] = frozenset()) -> tuple[DataRow, ...]:
     """Read a data set.
 
     Of a chat, the last turn of the assistant that is learned is the answer and everything before it the prompt; where the assistant spoke
@@ -129,7 +128,8 @@ def read_training_rows(source: str | Path, wanted: frozenset[RowKind] = frozense
     shown and not learned. The columns `tools` and `chat_template_kwargs` go to the chat template, as in TRL.
 
     Args:
-        source: A file of rows, or `hf:NAME[:CONFIG][:SPLIT]`, of which the split `train` is read where none is named.
+        source: A file of rows, or `hf:NAME[:CONFIG][:SPLIT]`, of which the split `train` is read where none is named; `MappedRows` says which column
+            holds what.
         wanted: The kinds that a stage learns from. Rows are read as one of these where their columns allow it: a column `label` that names a
             category, or `chosen` beside `messages`, does not stop a stage that imitates. Where they do not, or none is given, rows are what their columns
             say first.

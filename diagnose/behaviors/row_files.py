@@ -219,7 +219,7 @@ def _table_rows(text: str, path: Path) -> Iterator[tuple[int, str, Any]]:
                     f"{where}: got {len(cells)} cells for {len(header)} columns; write texts that hold commas or line ends in double quotes",
                     code="invalid_csv",
                 )
-            yield number, where, {name: _cell(name, cell) for name, cell in zip(header, cells, strict=True) if cell.strip()}
+            yield number, where, {name: read_cell(name, cell) for name, cell in zip(header, cells, strict=True) if cell.strip()}
     except csv.Error as error:
         raise BehaviorError(
             f"{path}:{reader.line_num}: not CSV ({error}); quote texts with double quotes, and double those within",
@@ -246,7 +246,7 @@ def read_written(text: str) -> Any:
             return text
 
 
-def _cell(name: str, cell: str) -> Any:
+def read_cell(name: str, cell: str) -> Any:
     """Return a cell's text, or what it holds as JSON where the column holds a list, an object, a number or a truth value, or the prompt is a chat."""
     of_json = name in _COLUMNS_OF_JSON
     if not of_json and not (name == "prompt" and cell.strip()[0] == "["):

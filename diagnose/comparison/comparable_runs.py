@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
 
 from posttrain.diagnose.comparison.imported_alike import are_imported, check_imported_alike
 from posttrain.diagnose.comparison.nulls import are_coupled
@@ -10,10 +12,12 @@ from posttrain.diagnose.comparison.paired_samples import pair_counts
 from posttrain.diagnose.errors import RunError
 from posttrain.diagnose.importing.source_facts import KEY
 from posttrain.diagnose.storage.diagnosed_run import DiagnosedRun
-from posttrain.diagnose.types import LimitSource, Split
+from posttrain.diagnose.strict_settings import shorten
+from posttrain.diagnose.types import Behavior, LimitSource, Split
 
 _OF_SAMPLES = ("model_fingerprint", "seed", "engine", "samples_digest")
 """Settings that are the same where samples are."""
+_MOST_DIFFERENCES = 4
 
 
 def check_comparable(before: DiagnosedRun, after: DiagnosedRun) -> None:
@@ -37,7 +41,8 @@ def check_comparable(before: DiagnosedRun, after: DiagnosedRun) -> None:
             check_imported_alike(before, after, name)
         elif mine[name] != other[name]:
             raise RunError(
-                f"compare: {name} is not the same behavior in {before.path} and {after.path}; measure both with one behavior file",
+                f"compare: {name} is not the same behavior in {before.path} and {after.path} "
+                f"({_say_differences(before[name].behavior, after[name].behavior)}); measure both with one behavior file and the same options",
                 code="other_behavior",
             )
         _check_limits(before, after, name)
@@ -61,6 +66,22 @@ def check_comparable(before: DiagnosedRun, after: DiagnosedRun) -> None:
             "so they show nothing; use another --seed for a second run",
             code="same_samples",
         )
+
+
+def _say_differences(first: Behavior, second: Behavior) -> str:
+    """Return what two behaviors of one name have otherwise, the first one's value before the second's."""
+    mine, other = _settings(first), _settings(second)
+    names = [name for name in mine | other if mine.get(name) != other.get(name)]
+    told = [f"{name}: {shorten(mine.get(name))} and {shorten(other.get(name))}" for name in names[:_MOST_DIFFERENCES]]
+    if first.problems != second.problems and not told:
+        told = ["their problems are others"]
+    return "; ".join(told) + (f"; and {len(names) - _MOST_DIFFERENCES} more" if len(names) > _MOST_DIFFERENCES else "")
+
+
+def _settings(behavior: Behavior) -> dict[str, Any]:
+    parts = {name: asdict(getattr(behavior, name)) for name in ("sampling", "verifier", "prompt", "measure")}
+    problems = {f"{split} problems": len(behavior.split(split)) for split in Split}
+    return problems | {f"{part}.{key}": value for part, held in parts.items() for key, value in held.items()}
 
 
 def _check_limits(before: DiagnosedRun, after: DiagnosedRun, name: str) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 from posttrain.diagnose.behaviors.data_sets import read_training_rows
+from posttrain.diagnose.behaviors.row_sources import RowSource
 from posttrain.diagnose.engines import open_engine
 from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.engines.codec import end_texts, template_date
@@ -52,7 +53,7 @@ class DiagnoseOptions(TypedDict, total=False):
     teacher: str | Engine | None
     earlier: str | Engine | None
     before: str | Path | None
-    data: str | Path | None
+    data: RowSource | None
     pilot: bool
     seed: int
     split: Split

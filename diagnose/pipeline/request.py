@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.diagnose.behaviors import load_behavior, load_behaviors
-from posttrain.diagnose.behaviors.row_sources import check_row_source, fingerprint_row_source
+from posttrain.diagnose.behaviors.row_sources import RowSource, check_row_source, fingerprint_row_source
 from posttrain.diagnose.engines import check_workers, parse_engine
 from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.errors import SettingsError
@@ -54,7 +54,7 @@ class DiagnoseRequest:
     """An earlier checkpoint of the same model, or an open engine of it."""
     before: str | Path | None = None
     """An earlier run on the same behaviors."""
-    data: str | Path | None = None
+    data: RowSource | None = None
     """Rows that might be trained on, in a file or a data set (`read_training_rows`)."""
     pilot: bool = True
     """Whether a behavior whose first eight greedy samples show that its settings do not fit is left there."""

@@ -6,16 +6,20 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from posttrain.cli import options
 
+if TYPE_CHECKING:
+    from posttrain.diagnose.behaviors.row_sources import MappedRows
+
 EXAMPLES = (
     "posttrain check my.jsonl",
     "posttrain check my.jsonl --map prompt=question answer=target --model demo",
     "posttrain check --train rows.jsonl --model demo",
+    "posttrain check --train rows.csv --map prompt=ask completion=reply --model demo",
     "posttrain check checkpoints/adapter",
     "posttrain check runs/imported",
 )
@@ -70,7 +74,15 @@ def check(
     It says what is read, how texts are graded, and what may be wrong; of a run whether its files are whole and its samples can be believed.
     """
     if train:
-        _check_rows(what, model, row, max_length, as_json)
+        others = {
+            "--verifier": verifier,
+            "--system": system,
+            "--split-eval": split_eval,
+            "--behavior": behavior,
+            "--engine": engine,
+        }
+        _refuse_others(what, "data set to train on", others)
+        _check_rows(options.mapped_rows(what, columns, "--map") or what, model, row, max_length, as_json)
         return
     of_problems = {"--model": model, "--map": columns, "--verifier": verifier, "--system": system, "--split-eval": split_eval}
     if _is_model(what):
@@ -121,7 +133,7 @@ def _refuse_others(what: str, kind: str, given: Mapping[str, object]) -> None:
         )
 
 
-def _check_rows(what: str, model: str | None, row: int, max_length: int | None, as_json: bool) -> None:
+def _check_rows(what: str | MappedRows, model: str | None, row: int, max_length: int | None, as_json: bool) -> None:
     from posttrain.diagnose.errors import SettingsError
 
     if model is None:

@@ -59,11 +59,11 @@ class _Verbs(typer.core.TyperGroup):
 
 
 class _Verb(typer.core.TyperCommand):
-    """A verb; `--retain` takes all names up to the next option, `--map`, `--columns` and `--sampling` all pairs."""
+    """A verb; `--retain` takes all names up to the next option, `--map`, `--data-map`, `--columns` and `--sampling` all pairs."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse what stands behind the verb."""
-        for option, within in (("--retain", ""), ("--map", "="), ("--columns", "="), ("--sampling", "=")):
+        for option, within in (("--retain", ""), *((name, "=") for name in ("--map", "--data-map", "--columns", "--sampling"))):
             args = repeat_option(args, option, within)
         return super().parse_args(ctx, args)
 
@@ -149,7 +149,9 @@ def main() -> None:
             print(error.format_message(), file=sys.stderr)
             sys.exit(2)
         # A usage error of the parser, such as an unknown option or a missing argument.
-        _fail(f"{error.format_message().rstrip('.')}; see `posttrain --help`", 2)
+        context = getattr(error, "ctx", None)
+        verb = context.info_name if context is not None and context.parent is not None else None
+        _fail(f"{error.format_message().rstrip('.')}; see `posttrain {f'{verb} ' if verb else ''}--help`", 2)
 
 
 def _refuse_broken_text(arguments: Sequence[str]) -> None:

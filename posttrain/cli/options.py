@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from posttrain.diagnose.behaviors.behavior_options import BehaviorOptions
+    from posttrain.diagnose.behaviors.row_sources import MappedRows
     from posttrain.diagnose.types import Behavior
 
 Model = Annotated[
@@ -111,6 +112,14 @@ Map = Annotated[
         metavar="OURS=COLUMN...",
         help="Which column holds what, all pairs up to the next option, as in --map prompt=question answer=target; usual names and published layouts "
         "are known without it (docs/data.md).",
+    ),
+]
+DataMap = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--data-map",
+        metavar="OURS=COLUMN...",
+        help="Which column of --data holds what, all pairs up to the next option, as in --data-map prompt=ask completion=reply (docs/training-data.md).",
     ),
 ]
 SplitEval = Annotated[
@@ -326,6 +335,24 @@ def behavior_options(given: Mapping[str, Any]) -> BehaviorOptions | None:
     from posttrain.diagnose.behaviors.behavior_options import read_behavior_options
 
     return read_behavior_options(**settings)
+
+
+def mapped_rows(data: str | None, pairs: Sequence[str] | None, option: str = "--data-map") -> str | MappedRows | None:
+    """Return rows to train on with the names that the command line gives their columns.
+
+    Raises:
+        SettingsError: A pair is malformed, or there are no rows (`no_data`).
+    """
+    if not pairs:
+        return data
+    from posttrain.diagnose.behaviors.behavior_options import read_columns
+    from posttrain.diagnose.behaviors.row_sources import MappedRows
+    from posttrain.diagnose.errors import SettingsError
+
+    columns = read_columns(pairs, option, "prompt=ask completion=reply")
+    if data is None:
+        raise SettingsError(f"{option}: got {pairs[0]} without --data, whose columns it names; give --data FILE", code="no_data")
+    return MappedRows(data, columns)
 
 
 def require_out(out: Path | None, dry_run: bool) -> Path:

@@ -44,6 +44,7 @@ def train(
             help="Rows to learn from (.jsonl, .json, .csv, .parquet, or hf:NAME[:CONFIG][:SPLIT]): demonstrations, chats, pairs, labels, steps, prompts.",
         ),
     ] = None,
+    data_map: options.DataMap = None,
     teacher: Annotated[
         str | None, typer.Option("--teacher", metavar="MODEL", help="The teacher of seq_kd, logit_kd, gkd, opd, minillm.")
     ] = None,
@@ -74,16 +75,16 @@ def train(
     from posttrain.trainers import train as run_train
     from posttrain.trainers.distributed.launch import is_rank_zero
 
-    loaded = options.load_behaviors(behaviors, context.params)
+    loaded, rows = options.load_behaviors(behaviors, context.params), options.mapped_rows(data, data_map)
     if dry_run:
         _print_plan(
-            stage=stage, model=model, behaviors=loaded, settings=(config, overrides or [], seed, engine), out=out, data=data, from_run=from_run,
+            stage=stage, model=model, behaviors=loaded, settings=(config, overrides or [], seed, engine), out=out, data=rows, from_run=from_run,
             teacher=teacher, earlier=earlier, retain=options.retained_names(retain) or (),
         )  # fmt: skip
         return
     with open_reporter(quiet, track) as reporter:
         result = run_train(
-            stage, model, loaded, out=out, config=config, overrides=overrides or [], seed=seed, data=data, from_run=from_run,
+            stage, model, loaded, out=out, config=config, overrides=overrides or [], seed=seed, data=rows, from_run=from_run,
             teacher=teacher, earlier=earlier, engine=engine, retain=options.retained_names(retain) or (), reporter=reporter,
         )  # fmt: skip
     if not is_rank_zero():

@@ -58,6 +58,10 @@ def test_rows_to_train_on(
     assert run(monkeypatch, "--train", "text.jsonl", "--model", str(tiny_model)) == 0
     assert "a[b|c|</s>]" in capsys.readouterr().out
     assert run(monkeypatch, "--train", "text.jsonl") == 2
+    assert run(monkeypatch, "--train", "text.jsonl", "--model", str(tiny_model), "--verifier", "number") == 2
+    Path("odd.jsonl").write_text('{"ask": "1+1?", "reply": "2"}\n')
+    assert run(monkeypatch, "--train", "odd.jsonl", "--model", str(tiny_model)) == 2
+    assert run(monkeypatch, "--train", "odd.jsonl", "--model", str(tiny_model), "--map", "prompt=ask", "completion=reply") == 0
     assert "--model" in capsys.readouterr().err
 
 

@@ -387,3 +387,4 @@ def test_a_command_that_is_not_there_is_refused_in_one_sentence(posttrain: Comma
     result = posttrain("measure", "runs/a")
     assert result.returncode == 2
     assert "'measure'; see `posttrain --help`" in result.stderr
+    assert "'WHAT'; see `posttrain check --help`" in posttrain("check").stderr

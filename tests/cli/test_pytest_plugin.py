@@ -61,6 +61,13 @@ def test_what_cannot_be_tested_fails(outcomes: Outcomes) -> None:
     assert outcomes(MET, arguments=", undecided='pass'") == {"failed": 1}
 
 
+def test_what_is_wrong_is_said_once(pytester: pytest.Pytester, run: Path) -> None:
+    pytester.makepyfile(TEST.format(run=str(run), condition="pass@1=0.5", arguments=""))
+    result = pytester.runpytest_inprocess("-p", "posttrain.pytest_plugin")
+    result.stdout.fnmatch_lines(["condition: got 'pass@1=0.5', allowed is *"])
+    result.stdout.no_fnmatch_line("*another exception occurred*")
+
+
 def test_the_reason_is_one_line_per_condition(pytester: pytest.Pytester, run: Path) -> None:
     pytester.makepyfile(TEST.format(run=str(run), condition=NOT_MET, arguments=f", {MET!r}"))
     result = pytester.runpytest_inprocess("-p", "posttrain.pytest_plugin")

@@ -122,8 +122,7 @@ def test_verl_gets_a_script_its_rows_and_a_reward(stage: str, run: DiagnosedRun,
     assert "actor_rollout_ref.rollout.n=4" in text
     assert "data.max_response_length=12" in text
     train_ids, eval_ids = (
-        {row["extra_info"]["problem_id"] for row in pq.read_table(path).to_pylist()}
-        for path in (train, validation)
+        {row["extra_info"]["problem_id"] for row in pq.read_table(path).to_pylist()} for path in (train, validation)
     )
     assert len(train_ids) == 12
     assert not train_ids & eval_ids

@@ -7,10 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 
 from posttrain.diagnose.behaviors.data_sets import DataRow, RowKind, read_training_rows
-from posttrain.diagnose.behaviors.row_sources import fingerprint_row_source, row_source_name
+from posttrain.diagnose.behaviors.row_sources import RowSource, fingerprint_row_source, row_source_name
 from posttrain.diagnose.engines.base import Codec, EncodedPrompt, Engine
 from posttrain.diagnose.engines.codec import TextCodec, chat_messages, completion_text
 from posttrain.diagnose.errors import BehaviorError
@@ -58,7 +57,7 @@ _NO_TEMPLATE = "got a chat of several turns, tools, or reasoning, and no chat te
 
 
 def read_data(
-    source: str | Path, engine: Engine, behaviors: Sequence[Behavior], reads: frozenset[Material] = frozenset()
+    source: RowSource, engine: Engine, behaviors: Sequence[Behavior], reads: frozenset[Material] = frozenset()
 ) -> DataSet:
     """Read rows of TRL's data set types and tokenise it as the behaviors' prompts are.
 
@@ -73,8 +72,8 @@ def read_data(
         BehaviorError: It cannot be read, a row has none of the shapes, or the model cannot read it.
         MeasuredProblemError: A row has the prompt of a problem that is kept for measuring.
     """
-    source, name = str(source), row_source_name(source)
-    rows = read_training_rows(source, frozenset[RowKind]().union(*(_KINDS.get(material, ()) for material in reads)))
+    given, source, name = source, str(source), row_source_name(source)
+    rows = read_training_rows(given, frozenset[RowKind]().union(*(_KINDS.get(material, ()) for material in reads)))
     refuse_measured(rows, behaviors, source)
     weighted = tuple(row for row in rows if row.weight > 0)
     if not weighted:
@@ -84,7 +83,7 @@ def read_data(
         )
     num_without_weight, rows = len(rows) - len(weighted), weighted
     prompt_format = PromptFormat(format=behaviors[0].prompt.format)
-    fingerprint = fingerprint_row_source(source)
+    fingerprint = fingerprint_row_source(given)
 
     def make() -> list[TrainingRow]:
         return _encode(rows, engine, prompt_format, source)

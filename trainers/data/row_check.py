@@ -12,6 +12,7 @@ from typing import Literal, cast
 from pydantic import Field
 
 from posttrain.diagnose.behaviors.data_sets import RowKind, read_training_rows
+from posttrain.diagnose.behaviors.row_sources import RowSource
 from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.engines.limits import end_ids
 from posttrain.diagnose.engines.tokenizer_only import TokenizerOnly, open_tokenizer
@@ -126,7 +127,7 @@ class _CodecAlone:
 
 
 def check_rows(
-    data: str | Path, model: str | Path, *, row: int = 0, max_length: int | None = None, prompt_format: str = "auto"
+    data: RowSource, model: str | Path, *, row: int = 0, max_length: int | None = None, prompt_format: str = "auto"
 ) -> RowCheckFile:
     """Check a data set that a model is to be trained on.
 

@@ -13,6 +13,7 @@ from helpers.refusals import refused
 
 from posttrain.diagnose.behaviors.data_sets import DataRow, RowKind, read_training_rows
 from posttrain.diagnose.behaviors.row_files import RowError
+from posttrain.diagnose.behaviors.row_sources import MappedRows, fingerprint_row_source
 from posttrain.diagnose.errors import BehaviorError
 from posttrain.diagnose.types import Message
 
@@ -238,6 +239,24 @@ def test_bad_files_are_refused_in_one_line(text: str, said: str, tmp_path: Path)
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_columns_of_other_names_are_mapped(suffix: str, tmp_path: Path) -> None:
+    row = {"ask": "1+1?", "reply": "2", "good": True, "prompt": "not this"}
+    columns = {"prompt": "ask", "reply": "completion", "label": "good"}
+    path = tmp_path / f"rows{suffix}"
+    if suffix == ".csv":
+        path.write_text("ask,reply,good,prompt\n1+1?,2,True,not this\n")
+    else:
+        path.write_text(json.dumps(row) + "\n")
+    (found,) = read_training_rows(MappedRows(str(path), columns))
+    assert (found.kind, found.prompt, found.completion, found.label) == (RowKind.LABELLED, "1+1?", "2", True)
+    with refused(BehaviorError, "unknown_column") as caught:
+        read_training_rows(MappedRows(str(path), {"prompt": "asks"}))
+    assert "did you mean 'ask'?" in str(caught.value)
+    others = [{"prompt": "ask", "completion": "reply"}, columns]
+    assert len({fingerprint_row_source(source) for source in (path, *(MappedRows(str(path), one) for one in others))}) == 3
+
+
 @pytest.mark.parametrize(
     ("row", "said"),
     [
@@ -253,7 +272,7 @@ def test_bad_files_are_refused_in_one_line(text: str, said: str, tmp_path: Path)
 def test_unknown_columns_are_told_their_names(row: dict[str, str], said: str, tmp_path: Path) -> None:
     with refused(BehaviorError, "unknown_columns") as caught:
         read_training_rows(jsonl(tmp_path / "rows.jsonl", row))
-    assert str(caught.value).endswith(said)
+    assert f"; {said}, or say so: --data-map prompt=" in str(caught.value)
 
 
 @pytest.mark.parametrize(

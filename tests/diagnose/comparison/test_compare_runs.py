@@ -14,6 +14,8 @@ from helpers.paired_counts import paired, until_third_success
 from helpers.stored_runs import copy_run
 
 from posttrain import diagnose
+from posttrain.diagnose.behaviors import load_behaviors
+from posttrain.diagnose.behaviors.behavior_options import read_behavior_options
 from posttrain.diagnose.comparison.change_role import ObservedRole, RoleNote
 from posttrain.diagnose.comparison.compare_behavior import ComparisonOptions, compare_counts
 from posttrain.diagnose.comparison.pass_at_k_change import pass_at_k_changes
@@ -125,6 +127,25 @@ def test_the_null_is_dealt_or_a_second_run(
         ndr = data["sums"]["support"]["NDR"]
         assert ndr["estimate"] > ndr["null"]["high"] + 0.05
     assert "second run" in second["sums"]["never_solved"]["gain"]["method"]
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ({"max_tokens": "9"}, "sampling.max_tokens: 8 and 9"),
+        ({"system": "Be brief."}, "prompt.system: None and 'Be brief.'"),
+        ({"verifier": "exact"}, "verifier.kind: 'number' and 'exact'"),
+        ({"limit": 5}, "eval problems: "),
+    ],
+)
+def test_what_two_behaviors_of_one_name_have_otherwise_is_said(
+    measured: dict[str, DiagnosedRun], runs: Path, tmp_path: Path, option: dict[str, Any], said: str
+) -> None:
+    loaded = load_behaviors([runs / "sums.yaml"], read_behavior_options(**option))
+    other = diagnose.run(runs / "before.yaml", loaded, out=tmp_path / "run", engine="scripted", samples=2, probes=["none"])
+    with pytest.raises(UserError) as error:
+        compare_folders(measured["before"], other)
+    assert (error.value.code, said in str(error.value)) == ("other_behavior", True)
 
 
 def test_a_margin_of_equivalence_is_the_users(compared: Callable[..., dict[str, Any]]) -> None:
