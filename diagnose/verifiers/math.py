@@ -26,7 +26,7 @@ from posttrain.diagnose.types import Problem
 from posttrain.diagnose.verifiers.base import CannotGrade, Verifier
 from posttrain.diagnose.verifiers.reader.answer_reading import AnswerReading, ReadStatus, read_number
 from posttrain.diagnose.verifiers.reader.statements import Statement, StatementKind, find_statements
-from posttrain.diagnose.verifiers.reader.turns import before_next_question, own_turn, states_an_answer
+from posttrain.diagnose.verifiers.reader.turns import before_explanation, before_next_question, own_turn, states_an_answer
 
 _MOST_CHARACTERS = 1_000
 """Of an expression; a longer one is none."""
@@ -132,7 +132,7 @@ class MathVerifier(Verifier):
         return found
 
     def _read(self, text: str, payload: Mapping[str, Any], *, lenient: bool) -> str | None:
-        text = own_turn(text)
+        text = before_explanation(own_turn(text))
         first = before_next_question(text)
         if (
             first is not None

@@ -15,7 +15,7 @@ from posttrain.diagnose.types import Problem
 from posttrain.diagnose.verifiers.base import Verifier
 from posttrain.diagnose.verifiers.reader.answer_reading import read_answer, read_leniently, read_number
 from posttrain.diagnose.verifiers.reader.literals import MOST_DIGITS, Decimal
-from posttrain.diagnose.verifiers.reader.turns import before_next_question, own_turn, states_an_answer
+from posttrain.diagnose.verifiers.reader.turns import before_explanation, before_next_question, own_turn, states_an_answer
 
 _CANONICAL = re.compile(rf"-?[0-9]{{1,{MOST_DIGITS + 1}}}(?:/[0-9]{{1,{MOST_DIGITS + 1}}})?%?")
 
@@ -50,7 +50,7 @@ class NumberVerifier(Verifier):
     def extract(self, text: str, *, lenient: bool, payload: Mapping[str, Any] | None = None) -> str | None:
         """Read the number; see the class."""
         read = read_leniently if lenient else read_number
-        text = own_turn(text)
+        text = before_explanation(own_turn(text))
         first = before_next_question(text)
         if first is not None and states_an_answer(first) and (found := read(first, decimal=self._decimal).canonical) is not None:
             return found

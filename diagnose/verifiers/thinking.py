@@ -29,6 +29,7 @@ _OPENINGS = (
     r"\N{WHITE LEFT-POINTING TRIANGLE}think\N{WHITE RIGHT-POINTING TRIANGLE}",
     r"<\|inner_prefix\|>",
     r"<\|channel\|>\s*analysis\b",
+    r"\A(?-i:analysis(?=[A-Z]))",  # the same without its special tokens, which decoding leaves out
     r"<\|channel>\s*thought\b|<unused94>\s*thought\b",
 )
 _CLOSINGS = (
@@ -38,6 +39,7 @@ _CLOSINGS = (
     r"\N{WHITE LEFT-POINTING TRIANGLE}/think\N{WHITE RIGHT-POINTING TRIANGLE}",
     r"<\|inner_suffix\|>",
     r"<\|channel\|>\s*final\b[^<>\n]{0,40}(?:<\|constrain\|>[^<>\n]{0,40})?<\|message\|>",
+    r"(?-i:assistantfinal)",
     r"<channel\|>|<unused95>",
     r"\bHere(?:'s| is) my response:",
 )

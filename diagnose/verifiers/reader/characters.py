@@ -76,7 +76,7 @@ _COMMANDS = {
     "nicefrac": r"\frac", "frac": r"\frac", "over": r"\over", "boxed": r"\boxed", "fbox": r"\boxed", "framebox": r"\boxed",
     "Boxed": r"\boxed", "bf": " ", "rm": " ", "it": " ", "bfseries": " ", "large": " ", "Large": " ", "LARGE": " ", "huge": " ",
     "Huge": " ", "normalsize": " ", "boldmath": " ", "limits": "", "nolimits": "", "textdollar": DRESS, "space": " ",
-    "thinspace": THIN, "enspace": " ", "cents": "¢", "phantom": " ", "underbrace": "", "star": "*", "colon": ":",
+    "thinspace": THIN, "enspace": " ", "cents": "¢", "Omega": "Ω", "phantom": " ", "underbrace": "", "star": "*", "colon": ":",
 }  # fmt: skip
 _FONTS = frozenset(
     [
@@ -134,7 +134,32 @@ _CIRCLE = re.compile(r"\^\s?\{\s?\\(?:circ|degree)\s?\}|\^\s?\\(?:circ|degree)\b
 _TIE = re.compile(r"(?<=[0-9])~(?=[0-9])")
 _SOFT_SPACE = re.compile(rf"(?<![0-9]){THIN}|{THIN}(?![0-9])")
 _POWER_OF_STARS = re.compile(r"(?<=[0-9)])\s?\*\*\s?(?=[0-9(])")
-_MARKUP = re.compile(r"\*{2,}|_{2,}|</?(?:b|i|u|em|strong|mark|code|p|span|div|br|center|big)\s?/?>", re.IGNORECASE)
+_REPEATING = re.compile(
+    r"(?<![0-9.,])(?P<sign>-[ ]?)?(?P<whole>[0-9]{0,5})\.(?:(?P<first>[0-9]{0,6})\\(?:overline|bar|dot)\s?(?:\{\s?(?P<bar>[0-9]{1,6})\s?\}|(?P<bar1>[0-9]))"
+    r"|(?P<lined>(?:[0-9]\u0305){1,6})|\((?P<round>[0-9]{1,6})\)|(?P<start>[0-9]{0,6}?)(?:(?P<one>[0-9])(?P=one){2,30}|(?P<more>[0-9]{2,6}?)(?P=more){1,9})"
+    r"(?:\.\.\.|\s?\\[lc]?dots(?![A-Za-z])))"
+)
+"""Digits that go on for ever: under a line, in brackets behind the point, or written several times before an ellipsis."""
+_ENDLESS = ("...", "dots", "\\overline", "\\bar", "\\dot", "\u0305", ".(")
+"""One of them stands in every such number."""
+_SHORT_SCALE = re.compile(r"([$€£]\s?[0-9][0-9,.]{0,20})\s?([kKMB])(?![\w^])(?!\s?[-+*/=^_$\\])")
+_SCALES = {"k": "thousand", "K": "thousand", "M": "million", "B": "billion"}
+_UNIT_FRACTION = re.compile(
+    r"\\[dt]?frac\s?\{\s?\\(?:text|mathrm)\s?\{([A-Za-z ]{1,20})\}\s?\}\s?\{\s?\\(?:text|mathrm)\s?\{([A-Za-z ]{1,20})\}(\^\{?[23]\}?)?\s?\}"
+)
+_MICRO = re.compile(r"\\mu\s?(?:\\(?:text|mathrm|rm)\s?\{\s?)(?=[mgsFALCWVTH]\b)")
+_AND_A_HALF = re.compile(
+    r" and (?<=[0-9] and )(?:(?:a|one)[ -])?(half|quarter|third|three[ -](?:quarter|fourth)s)(?![^\W\d_])", re.IGNORECASE
+)
+_ANGLED = re.compile(r"<[ ]?([-+]?[0-9][0-9.,/ ]{0,20}%?)>")
+"""A number in the place of `<your answer>`."""
+_SUFFIX = re.compile(r"'(?<=[0-9]')[a-zçğıöşü]{2,5}(?![^\W_])")
+"""An ending behind an apostrophe, as in Turkish 18'dir."""
+_QUOTED_LINE = re.compile(rf"^[ \t]{{0,3}}>[ \t]?(?=[*A-Za-z\\#{DRESS}])", re.MULTILINE)
+_MARKUP = re.compile(
+    r"\*{2,}|_{2,}|</?(?:b|i|u|em|strong|mark|code|p|span|div|br|BR|center|big)\s?/?>|</[BIU]>|<[BIU]>(?=[^<>\n]{0,80}</[BIU]>)"
+)
+"""What sets a text in bold and the like; `<B>` without its end is a letter in the place of `<your answer>`."""
 
 
 def plain(text: str) -> str:
@@ -143,10 +168,17 @@ def plain(text: str) -> str:
     Digits become 0 to 9, minus signs `-`, LaTeX commands the signs that they set, fonts and markdown nothing, dollars and the marks
     around a formula `DRESS`. `\frac` and `\boxed` stay, with their variants; other commands stay as they are.
     """
-    text = text[-MAX_CHARACTERS:].translate(_CHARACTERS)
+    text = _SHORT_SCALE.sub(lambda match: f"{match[1]} {_SCALES[match[2]]}", text[-MAX_CHARACTERS:]).translate(_CHARACTERS)
+    text = _SUFFIX.sub("", _ANGLED.sub(r" \1 ", text))
+    if ">" in text:
+        text = _QUOTED_LINE.sub("", text)
+    if any(sign in text for sign in _ENDLESS):
+        text = _REPEATING.sub(_repeating, text)
+    text = _AND_A_HALF.sub(lambda match: f" {VULGAR}{_PARTS[match[1].lower().split('-')[0].split()[0]]}", text)
     text = _BIG_COMMA.sub(r"\1", _RAISED_ORDINAL.sub("", text))
     text = _CALCULATOR.sub("", text)  # GSM8K writes the way to a number in front of it
     if "\\" in text:
+        text = _UNIT_FRACTION.sub(r" \1/\2\3 ", _MICRO.sub("µ{", text))
         text = _CIRCLE.sub("°", _NO_SPACE.sub("", text))
         text = _COMMAND.sub(_command, _ENVIRONMENT.sub(" ", text))
     text = _TIE.sub(THIN, text)
@@ -156,6 +188,26 @@ def plain(text: str) -> str:
     text = _SOFT_SPACE.sub(" ", text)
     text = _POWER_OF_STARS.sub("^", text)
     return _MARKUP.sub(" ", text)
+
+
+_PARTS = {"half": "1/2", "quarter": "1/4", "third": "1/3", "three": "3/4"}
+
+
+def _repeating(match: re.Match[str]) -> str:
+    """Return the fraction that repeating digits are, and where they are written out the rounding that they show."""
+    again = (
+        match["bar"] or match["bar1"] or match["round"] or match["one"] or match["more"] or match["lined"].replace("\u0305", "")
+    )
+    start = (match["whole"] or "0") + (match["first"] or match["start"] or "")
+    top, bottom = int(start + again) - int(start), 10 ** (len(start) - len(match["whole"] or "0")) * (10 ** len(again) - 1)
+    if max(top, bottom) >= 10**9:
+        return match[0]
+    sign = "-" if match["sign"] else ""
+    exact = f"{sign}{VULGAR}{top}/{bottom}"
+    if match["one"] is None and match["more"] is None:
+        return exact
+    num_digits = len(match[0].partition(".")[2].rstrip(".\\lcdots "))
+    return f"{exact} ≈ {sign}{top / bottom:.{num_digits}f}"
 
 
 def _command(match: re.Match[str]) -> str:

@@ -1,9 +1,10 @@
-"""Whole numbers in words: English ones, and Chinese and Japanese numerals."""
+"""Numbers in words: English ones with halves, thirds and the like, and Chinese and Japanese numerals."""
 
 from __future__ import annotations
 
 import re
 from collections import deque
+from fractions import Fraction
 
 from posttrain.diagnose.verifiers.reader.characters import DRESS
 
@@ -13,24 +14,27 @@ _SMALL = {word: value for value, word in enumerate(_ONES)} | {word: 10 * value f
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _WORD = rf"(?:{'|'.join([*_ONES, *_TENS, 'hundred', *_SCALES])})"
 _NUMERAL = re.compile(rf"(?<![^\W_]){_WORD}(?:(?:[ -]|[ -]and[ -]){_WORD}){{0,19}}(?![^\W_])", re.IGNORECASE)
+_ORDINALS = ("third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+_PARTS = {word: value for value, word in enumerate(_ORDINALS, start=3)} | {"half": 2, "halve": 2, "quarter": 4, "hundredth": 100}
+_PART = rf"(?:(?:(?P<before>{_NUMERAL.pattern})[ ]and[ ])?(?:(?P<top>an?|{_NUMERAL.pattern})[ -])?(?P<part>{'|'.join(_PARTS)})s?(?![^\W_]))"
 _CJK_DIGITS = {character: value for value, character in enumerate("〇一二三四五六七八九")} | {"零": 0, "两": 2, "兩": 2}
 _CJK_UNITS = {"十": 10, "百": 100, "千": 1000}
 _CJK_SCALES = {"万": 10**4, "萬": 10**4, "亿": 10**8, "億": 10**8}
 _CJK_NUMERAL = re.compile(f"[{''.join([*_CJK_DIGITS, *_CJK_UNITS, *_CJK_SCALES])}]{{1,40}}")
 _WHOLE = re.compile(
-    rf"[\s*{DRESS}\"'({{\[]*(?P<sign>(?:minus|negative|负|負)\s?)?(?:(?P<words>{_NUMERAL.pattern})|(?P<cjk>{_CJK_NUMERAL.pattern}))"
+    rf"[\s*{DRESS}\"'({{\[]*(?P<sign>(?:minus|negative|负|負)\s?)?(?:{_PART}|(?P<words>{_NUMERAL.pattern})|(?P<cjk>{_CJK_NUMERAL.pattern}))"
     rf"(?P<noun>\s[^\W\d_]{{2,20}})?[\s*{DRESS}\"')}}\].!。]*",
     re.IGNORECASE,
 )
 
 
-def read_number_words(text: str) -> int | None:
-    """Return the value of a text that is one number in words and at most a noun: `forty-two`, `Twelve apples.`, `一百二十三`."""
+def read_number_words(text: str) -> Fraction | None:
+    """Return the value of a text that is one number in words and at most a noun: `forty-two`, `Twelve apples.`, `two thirds`, `一百二十三`."""
     match = _WHOLE.fullmatch(text[:400]) if len(text) <= 400 else None
     if match is None:
         return None
-    value = _english(match["words"]) if match["words"] else _cjk(match["cjk"])
-    return -value if value is not None and match["sign"] else value
+    value = _part(match) if match["part"] else _english(match["words"]) if match["words"] else _cjk(match["cjk"])
+    return None if value is None else Fraction(-value if match["sign"] else value)
 
 
 def last_number_word(text: str) -> int | None:
@@ -61,6 +65,13 @@ def _english(words: str) -> int | None:
                 return None
             below += value
     return total + below
+
+
+def _part(match: re.Match[str]) -> Fraction | None:
+    """Return the value of three quarters, or of two and a half."""
+    before = _english(match["before"]) if match["before"] else 0
+    top = 1 if match["top"] is None or match["top"].lower() in ("a", "an") else _english(match["top"])
+    return None if before is None or top is None else before + Fraction(top, _PARTS[match["part"].lower()])
 
 
 def _cjk(written: str) -> int | None:

@@ -10,11 +10,23 @@ from itertools import pairwise
 from posttrain.diagnose.verifiers.reader.quantities import MathSpan
 from posttrain.diagnose.verifiers.reader.tokens import Kind, Token
 from posttrain.diagnose.verifiers.reader.units import MEASURES
-from posttrain.diagnose.verifiers.reader.words import COPULAS, FILLERS, JOINING_WORDS, NEGATIONS, PREPOSITIONS, SUBORDINATES
+from posttrain.diagnose.verifiers.reader.words import (
+    COMPARATIVES,
+    COPULAS,
+    FILLERS,
+    JOINING_WORDS,
+    NEGATIONS,
+    PREPOSITIONS,
+    SUBORDINATES,
+)
 
 _ABBREVIATIONS = frozenset(
     ["approx", "ca", "no", "nr", "rs", "vs", "resp", "bzw", "etc", "env", "aprox", "mr", "mrs", "dr", "st", "fig", "eq"]
 )
+_DIGIT_WORDS = frozenset(
+    ["decimal", "decimals", "significant", "sig", "digit", "digits", "place", "places", "figures", "dp", "sf", "d", "s"]
+)
+_ARITHMETIC = frozenset({Kind.NUMBER, Kind.FRACTION, Kind.OPERATOR, Kind.OPEN, Kind.CLOSE, Kind.MARK, Kind.POWER})
 _BETWEEN = frozenset({Kind.SEPARATOR, Kind.MARK, Kind.OPEN, Kind.CLOSE})
 
 
@@ -83,6 +95,9 @@ def choose(
         within: The items of the sentence; all of them without it.
     """
     inside = list(items if within is None else within)
+    rounded = [item for item in inside if item.value is not None and _is_rounding(tokens, item)]
+    if rounded and not formula:
+        return Chosen(rounded[-1])
     main = _main_clause(tokens, inside)
     stated = _behind_the_last_equals(tokens, main)
     if not formula:
@@ -132,6 +147,13 @@ def _behind_the_last_equals(tokens: Sequence[Token], items: list[MathSpan]) -> l
     for place in range(len(items) - 1, 0, -1):
         between = tokens[items[place - 1].stop : items[place].first]
         if any(token.kind is Kind.EQUALS for token in between):
+            right = [token for item in items[place:] for token in tokens[item.first : item.stop]]
+            if (
+                items[place].value is None
+                and items[place - 1].value is not None
+                and all(token.kind in _ARITHMETIC for token in right)
+            ):
+                return items[place - 1 : place]  # 18 = 9 · 2
             return items[place:]
     return items
 
@@ -151,6 +173,14 @@ def _assigns_several(tokens: Sequence[Token], items: Sequence[MathSpan]) -> bool
     return False
 
 
+def _is_rounding(tokens: Sequence[Token], item: MathSpan) -> bool:
+    """Return whether an item is what another one is rounded to: `which rounds up to 8`, but not `rounded to 2 decimals`."""
+    before = [token.text.lower() for token in tokens[max(0, item.first - 4) : item.first] if token.kind is not Kind.MARK]
+    behind = [token.text.lower() for token in tokens[item.stop : item.stop + 2] if token.kind is not Kind.MARK]
+    said = before[-1:] == ["to"] and any(word in ("rounds", "rounded") for word in before[-3:-1])
+    return said and not (behind and behind[0] in _DIGIT_WORDS)
+
+
 def _is_percentage_of(one: MathSpan, other: MathSpan) -> bool:
     return (
         one.percent and not other.percent and one.value is not None and other.value is not None and one.value == other.value * 100
@@ -158,8 +188,12 @@ def _is_percentage_of(one: MathSpan, other: MathSpan) -> bool:
 
 
 def _is_negated(tokens: Sequence[Token], item: MathSpan) -> bool:
+    """Return whether a text says that the value is another one: not 5, more than 5."""
     before = [token for token in tokens[max(0, item.first - 3) : item.first] if token.kind is not Kind.MARK]
-    return bool(before) and before[-1].kind is Kind.WORD and before[-1].text.lower() in NEGATIONS
+    words = [token.text.lower() if token.kind is Kind.WORD else "" for token in before]
+    if words[-2:-1] and words[-1] == "than" and words[-2] in COMPARATIVES:  # no more than 5 is at most 5
+        return words[0] not in NEGATIONS
+    return bool(words) and words[-1] in NEGATIONS
 
 
 def _approximation(tokens: Sequence[Token], items: Sequence[MathSpan]) -> Chosen | None:
@@ -199,6 +233,13 @@ def _last_stated(tokens: Sequence[Token], items: list[MathSpan]) -> MathSpan:
     return items[-1]
 
 
+def _name_in_front(tokens: Sequence[Token], item: MathSpan) -> str:
+    """Return the variable that an item is given to; empty where there is none."""
+    before = tokens[max(0, item.first - 2) : item.first]
+    is_given = len(before) == 2 and before[1].kind is Kind.EQUALS and before[0].kind is Kind.WORD and len(before[0].text) == 1
+    return before[0].text if is_given else ""
+
+
 def _is_listed(tokens: Sequence[Token], one: MathSpan, other: MathSpan, *, one_line: bool) -> bool:
     """Return whether nothing but the separators of a list stands between two different items."""
     if one.same == other.same or _is_percentage_of(one, other) or _is_percentage_of(other, one):
@@ -206,6 +247,9 @@ def _is_listed(tokens: Sequence[Token], one: MathSpan, other: MathSpan, *, one_l
     first, second = (one, other) if one.first < other.first else (other, one)
     between = tokens[first.stop : second.first]
     both_numbers = first.value is not None and second.value is not None
+    named = [_name_in_front(tokens, item) for item in (first, second)]
+    if named[0] and named[0] == named[1]:  # x = 1, x = 2
+        between = between[:-2]
     for token in between:
         if token.kind is Kind.LINE:
             if one_line or not both_numbers:

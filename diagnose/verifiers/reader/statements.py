@@ -56,7 +56,7 @@ _COPULAS = (
     "is", "was", "are", "were", "equals", "be", "(?:should|would|must|will|can only|has to) be", "comes? (?:out )?to", "turns out to be",
     "ist", "sind", "lautet", "lauten", "beträgt", "wäre", "war", "est", "sont", "serait", "vaut", "es", "son", "sería", "será", "é", "são",
     "seria", "è", "sono", "sarà", "sarebbe", "är", "er", "blir", "bliver", "on", "jest", "to", "brzmi", "je", "это", "равен", "равно",
-    "este", "είναι", "adalah", "ialah", "là", "ni", "ay", "هو", "هي", "است", "है", "হল", "হলো", "হচ্ছে",
+    "este", "είναι", "adalah", "ialah", "là", "ni", "ay", "هو", "هي", "است", "היא", "הוא", "है", "হল", "হলো", "হচ্ছে",
 )  # fmt: skip
 _SCRIPT_COPULAS = (
     "应该是",
@@ -81,21 +81,31 @@ _SCRIPT_COPULAS = (
 _NAME = re.compile(rf"(?<![^\W\d_])(?:{'|'.join(_NAMES)})(?![^\W\d_]|['-]\w)|{'|'.join(_SCRIPT_NAMES)}", re.IGNORECASE)
 _REMARK = r"(?:\s?\([^()\n]{0,40}\))?"
 _TO_WHAT = (
-    r"(?:[ ,]{1,2}(?:to|for|of|in|here|then|therefore|thus|choice|option|letter|zur|auf|à|de|para|per|a|der|die|la|le|el|key)\b"
+    r"(?:[ ,]{1,2}(?:to(?![ \t]+[(*]{0,3}(?:[A-Z](?![A-Za-z])|-?[0-9]))|for|of|in|here|then|therefore|thus|choice|option|letter|zur|auf|à|de|para|per|a|der|die|la|le|el|key)\b"
     r"[^.\n:=?!0-9]{0,60}?)?"
 )
 _CLOSING_MARKS = rf"(?:[ \t]{{0,3}}[*{DRESS}\"'\])]){{0,4}}"
+_CLOSED = re.compile(_CLOSING_MARKS)
 _LINK = re.compile(
-    rf"(?:[ \t](?:correct[ae]?|corretta|giusta|đúng|cuối cùng|الصحيحة|الصحيح|النهائية|النهائي|benar|doğru|rätt|final[ae]?|finale|exact[ae]?|definitiva))?{_REMARK}{_CLOSING_MARKS}{_TO_WHAT}"
+    rf"(?P<right>[ \t](?:correct[aeo]?|corrett?[ao]|giusta|certa|đúng|cuối cùng|الصحيحة|الصحيح|النهائية|النهائي|(?:yang )?(?:benar|tepat)|doğru|rätt|final[ae]?|finale|exact[ae]?"
+    rf"|definitiva|הנכונה|הסופית|صحیح|درست|نهایی|sahihi)(?![^\W\d_]))?{_REMARK}{_CLOSING_MARKS}{_TO_WHAT}"
     rf"(?P<copula>[ \t]{{1,9}}(?:{'|'.join(_COPULAS)})(?![^\W\d_'])|[ \t]?(?:{'|'.join(_SCRIPT_COPULAS)}))?"
     rf"(?P<colon>{_CLOSING_MARKS}[ \t]?(?::=|[:=⇒]|[-\u2013\u2014](?=[ \t]))[ \t]?)?",
     re.IGNORECASE,
 )
 _DETERMINERS = re.compile(
-    r"(?:^|[.!?:;,\n(*]|\b(?:the|final|my|our|correct|right|so|and|thus|hence|therefore|then|numerical|exact|die|la|le|el|o|il))[\s*\"']{0,4}$",
+    r"(?:^|[.!?:;,\n(*\[]|\b(?:doğru|सही|अंतिम|richtige|bonne|juiste|prawidłowa|poprawna|správná|правильный|верный|итоговый|σωστή|the|final|my|our|correct|right|so|and|thus|hence|therefore|then|numerical|exact|die|la|le|el|o|il))[\s*\"']{0,4}$",
     re.IGNORECASE,
 )
-_TAGS = re.compile(r"[<\[](?P<close>/)?(?:final[ _-]?)?(?P<name>answer|ans|result|solution|response|output)[>\]]", re.IGNORECASE)
+_SUPPOSED = re.compile(
+    r"\b(?:thought|guessed|assumed|supposed|believed|expected)(?:[ \t]+(?:that|the|my|initial|first|correct))*[ \t]*$",
+    re.IGNORECASE,
+)
+"""What was once taken for the answer."""
+_TAGS = re.compile(
+    r"[<\[](?P<close>/)?(?:final[ _-]?)?(?P<name>answer|ans|result|solution|response|output|choice|option|final)[>\]]",
+    re.IGNORECASE,
+)
 _HASHES = re.compile(r"^[ \t]*####[ \t]*(?=\S)|(?<=\S)[ \t]*####[ \t]*(?=\S)", re.MULTILINE)
 _SENTENCE_END = re.compile(rf"(?:[.?]|(?<![0-9)}}\]])!)(?=[\s\"')\]*{DRESS}]|$)|(?<=[0-9)])\.(?=[^\W\d_])|\n")
 _ABBREVIATION = re.compile(
@@ -132,6 +142,10 @@ def _tags(text: str) -> Iterator[Statement]:
         elif name in opened:
             start = opened.pop(name)
             yield Statement(StatementKind.TAG, start.start(), start.end(), match.start(), match.end())
+    for match in opened.values():  # sampling may have stopped at the closing tag
+        if match[0][0] == "<":
+            stop = clause_end(text, match.end())
+            yield Statement(StatementKind.MARKER, match.start(), match.end(), stop, stop)
 
 
 def _hashes(text: str) -> Iterator[Statement]:
@@ -144,17 +158,20 @@ def _hashes(text: str) -> Iterator[Statement]:
 
 def _markers(text: str) -> Iterator[Statement]:
     for match in deque(_NAME.finditer(text), maxlen=_MOST_MARKERS):
+        if _SUPPOSED.search(text, max(0, match.start() - 40), match.start()):
+            continue
         link = _LINK.match(text, match.end())
         assert link is not None
         # Behind "is" a dash is a sign, behind the name alone it is none.
         signed = link["copula"] is not None and "-" in (link["colon"] or "")
         begin = link.end("copula") if signed else link.end()
-        if link["copula"] is None and link["colon"] is None:
+        if link["copula"] is None and link["colon"] is None and link["right"] is None:
             line_end = text.find("\n", match.end())
             alone = line_end >= 0 and _ONLY_DRESS.match(text[match.end() : line_end][:40]) is not None
             if not alone and not _DETERMINERS.search(text[max(0, match.start() - 20) : match.start()]):
                 continue  # "She can answer 12 questions"
-            begin = match.end()
+            behind = _CLOSED.match(text, match.end())
+            begin = match.end() if behind is None else behind.end()
         stop = clause_end(text, begin)
         yield Statement(StatementKind.MARKER, match.start(), begin, stop, stop)
 

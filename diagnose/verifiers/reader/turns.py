@@ -20,7 +20,12 @@ _QUESTION = (
     r"|题目|問題|问题|問|问|質問|문제|질문|प्रश्न|प्र"
 )
 _NEXT_QUESTION = re.compile(
-    rf"^[ \t]*(?:[*_]{{2}}|#{{1,4}}[ \t])?(?:{_QUESTION})[ \t]?(?:[#№]?[0-9]{{1,3}})?[ \t]?(?:[*_]{{2}})?(?:[:：]|(?<=[0-9])\.[ \t])",
+    rf"\n[ \t]*(?:[*_]{{2}}|#{{1,4}}[ \t])?(?:{_QUESTION})[ \t]?(?:[#№]?[0-9]{{1,3}})?[ \t]?(?:[*_]{{2}})?(?:[:：]|(?<=[0-9])\.[ \t])",
+    re.IGNORECASE | re.MULTILINE,
+)
+_EXPLANATION = re.compile(
+    r"\n[ \t]*(?:[*_]{1,2}|#{1,4}[ \t])?(?:explanation|reasoning|reason|rationale|justification|why|note|working|erklärung|begründung|explication|explicación"
+    r"|explicação|spiegazione|пояснение|объяснение|解释|解析|説明|说明|理由|설명)\b[^\n:：]{0,30}[:：]|\n(?:-{3,}|\*{3,})[ \t]*$",
     re.IGNORECASE | re.MULTILINE,
 )
 _MOST_WORDS = 6
@@ -48,15 +53,26 @@ def before_next_question(text: str) -> str | None:
 
     A question at the beginning is the one that was asked, and several are parts of it: such a text is not cut.
     """
+    text = "\n" + text
     first = _NEXT_QUESTION.search(text)
-    if first is None:
-        return None
-    before = text[: first.start()].strip()
+    before = "" if first is None else text[: first.start()].strip()
     return before or None
+
+
+def before_explanation(text: str) -> str:
+    """Return the answer with which a text begins, where an explanation that marks none follows under a heading of its own; else the whole text."""
+    begins = _EXPLANATION.search(text)
+    if begins is None:
+        return text
+    before = text[: begins.start()].strip()
+    return before if before and _is_alone(before) and not find_statements(text[begins.end() :]) else text
 
 
 def states_an_answer(part: str) -> bool:
     """Return whether a part marks an answer, or is nothing else: what is only told in it may be what is given."""
+    return _is_alone(part) or bool(find_statements(part))
+
+
+def _is_alone(part: str) -> bool:
     words = part.split()
-    alone = len(words) <= _MOST_WORDS and "\n" not in part and (":" not in part or len(words[0]) <= 2)
-    return alone or bool(find_statements(part))
+    return len(words) <= _MOST_WORDS and "\n" not in part and (":" not in part or len(words[0]) <= 2)

@@ -6,7 +6,7 @@ UNITS = frozenset({
     "mm", "cm", "dm", "m", "km", "µm", "μm", "um", "nm", "in", "ft", "yd", "mi", "g", "mg", "kg", "µg", "lb", "lbs", "oz", "t", "s",
     "sec", "secs", "ms", "ns", "min", "mins", "h", "hr", "hrs", "d", "wk", "yr", "yrs", "ml", "mL", "l", "L", "dl", "cl", "gal", "mph",
     "kph", "kmh", "Hz", "kHz", "MHz", "GHz", "N", "kN", "J", "kJ", "MJ", "W", "kW", "MW", "kWh", "Wh", "V", "mV", "kV", "A", "mA", "K",
-    "Pa", "kPa", "hPa", "MPa", "bar", "atm", "C", "F", "mol", "mmol", "cal", "kcal", "eV", "keV", "MeV", "rad", "deg", "px", "pt",     "kB", "KB", "MB", "GB", "TB", "bit", "bits", "byte", "bytes", "ha", "Ω", "ohm", "dB", "rpm", "ppm", "pp", "am", "pm", "AM", "PM"
+    "Pa", "kPa", "hPa", "MPa", "bar", "atm", "C", "F", "mol", "mmol", "cal", "kcal", "eV", "keV", "MeV", "rad", "deg", "px", "pt",     "kB", "KB", "MB", "GB", "TB", "bit", "bits", "byte", "bytes", "ha", "Ω", "kΩ", "MΩ", "µF", "µs", "µA", "µC", "µL", "µW", "µV", "ohm", "dB", "rpm", "ppm", "pp", "am", "pm", "AM", "PM"
 })  # fmt: skip
 CURRENCIES = frozenset({
     "USD", "EUR", "GBP", "CNY", "RMB", "JPY", "INR", "CHF", "CAD", "AUD", "NZD", "HKD", "SGD", "KRW", "BRL", "MXN", "RUB", "TRY", "PLN",

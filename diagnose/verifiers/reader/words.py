@@ -38,6 +38,10 @@ NEGATIONS = frozenset({
     "not", "isn't", "wasn't", "aren't", "cannot", "never", "n't", "neither", "nor", "nicht", "kein", "keine", "pas", "non", "no", "не",
     "nie", "niet", "inte", "ikke", "não", "不是", "不"
 })  # fmt: skip
+COMPARATIVES = frozenset(
+    ["more", "less", "fewer", "greater", "larger", "bigger", "higher", "lower", "smaller", "rather", "other"]
+)
+"""In front of `than` these say that the value is not the one that follows."""
 FILLERS = frozenset({
     "about", "approximately", "approx", "around", "roughly", "exactly", "only", "just", "simply", "equal", "to", "therefore", "thus",
     "then", "clearly", "indeed", "likely", "definitely", "certainly", "probably", "now", "at", "least", "most", "the", "a", "an", "of",

@@ -107,6 +107,9 @@ def test_markers_of_many_families_are_known(opening: str, closing: str) -> None:
         ("<think time='3'>12</think>15", "15"),
         ("Here is my thought process: 12? no. Here is my response: 15", "15"),
         ("<|channel|>analysis<|message|>12<|end|><|start|>assistant<|channel|>commentary<|message|>a tool", None),
+        ("analysisWe add: 12? assistantfinal15", "15"),  # gpt-oss without its special tokens
+        ("analysisWe add: 12?", None),
+        ("analysis of 15", "analysis of 15"),
         ("<think>\n12\n</think>\n    return 15", "    return 15"),
     ],
 )
