@@ -209,12 +209,12 @@ def _as_array(values: Any, kind: pa.DataType) -> pa.Array:
 
 
 def _file_names(of_behavior: Mapping[str, object]) -> dict[str, str]:
-    """Return a name that a behavior file may have for each name of a source, none twice."""
+    """Return a name that a behavior file may have for each name of a source, none twice, whether or not capitals count."""
     names: dict[str, str] = {}
     for name in of_behavior:
         base = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:80] or "behavior"
-        taken, number, found = set(names.values()), 1, base
-        while found in taken:
+        taken, number, found = {one.lower() for one in names.values()}, 1, base
+        while found.lower() in taken:
             number += 1
             found = f"{base}-{number}"
         names[name] = found

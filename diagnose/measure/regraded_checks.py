@@ -11,7 +11,6 @@ from posttrain.diagnose.measure.sample_checks import (
     SampledBehavior,
     check_candidates,
     check_contradiction,
-    explain_missing,
     spread_samples,
 )
 from posttrain.diagnose.measure.setup_checks import SELF_TEST_NAMES, WARNING, check_selftest, selftest_notes
@@ -80,7 +79,7 @@ def _check_grades(behavior: Behavior, thresholds: Thresholds, samples: SampledBe
     read = check_share(
         UNPARSED, int(counts.num_unparsed.sum()), n, thresholds.max_unparsed, "samples in which no answer could be read"
     )
-    graded = check_share(MISSING, missing, n + missing, thresholds.max_missing, "samples whose verifier failed or timed out")
+    graded = check_share(MISSING, missing, n + missing, thresholds.max_missing, "samples without a grade")
     found: list[Checked] = [(read, []), (graded, [])]
     if num_unfinished := int(counts.num_unfinished_thoughts.sum()):
         check = check_share(UNFINISHED, num_unfinished, n, thresholds.max_truncated, "samples whose thought is not closed")
@@ -90,5 +89,9 @@ def _check_grades(behavior: Behavior, thresholds: Thresholds, samples: SampledBe
     if read.outcome is Outcome.NOT_MET and ended > thresholds.max_unparsed * n:
         found[0][1].append(explain_unread(behavior, f"{read.estimate:.0%} of samples", unread))
     if graded.outcome is Outcome.NOT_MET:
-        found[1][1].append(explain_missing(graded))
+        text = (
+            f"{graded.estimate:.0%} of samples have no grade: the verifier failed or timed out on them, or they failed when they were sampled, or their texts "
+            "are not stored; see their details in rollouts/"
+        )
+        found[1][1].append(Failure(ValidityCode.MISSING_GRADES, text))
     return found

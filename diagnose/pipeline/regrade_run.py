@@ -228,7 +228,8 @@ def _check_texts(source: RunDirectory, behavior: str) -> None:
         if pc.any(pc.not_equal(read_shard(path).table(["text"]).column("text"), "")).as_py():
             return
     raise RunError(
-        f"run {source.path}: holds no text of a sample of {behavior}, so there is nothing to grade; import or sample again with texts",
+        f"run {source.path}: holds no text of a sample of {behavior}, so there is nothing to grade; import or sample again with texts, or grade "
+        "others with --behavior NAME",
         code="no_texts",
     )
 

@@ -60,6 +60,8 @@ _SUFFIXES = (
 _ZSTANDARD = ".zst"
 _OF_A_SAMPLE = ("correct", "text", "stop", "truncated", "num_tokens")
 """Our names of columns that may hold a list, with an element for each sample."""
+_OF_SEVERAL = {"correct": ("scores",), "text": ("texts", "outputs", "responses", "completions", "generations")}
+"""Our name → usual names of columns that hold a list, with an element for each sample."""
 _WANTED = f"a {ROW_FILES} file with one row per sample"
 _EXAMPLE = "--columns problem=qid correct=is_right text=output"
 
@@ -237,6 +239,11 @@ def choose_columns(there: Sequence[str], first: Mapping[str, Any], named: str, o
         free = [of_lower[name] for name in usual if name in of_lower and of_lower[name] not in found.values()]
         if ours not in found and free:
             found[ours] = free[0]
+            guessed.add(ours)
+    for ours, usual in _OF_SEVERAL.items():
+        lists = [of_lower[name] for name in usual if name in of_lower and _is_list(first.get(of_lower[name]))]
+        if ours not in found and lists and (ours == "correct" or _is_list(first.get(found.get("correct", "")))):
+            found[ours] = lists[0]
             guessed.add(ours)
     for ours in left_out:
         found.pop(ours)

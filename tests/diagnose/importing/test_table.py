@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from helpers.refusals import refused
+from helpers.rollout_files import read_rollouts, write_rows
 
 from posttrain.diagnose.behaviors import load_behavior
 from posttrain.diagnose.behaviors.column_names import GRADES
@@ -340,3 +341,13 @@ def test_texts_that_a_parquet_file_holds_as_bytes(tmp_path: Path) -> None:
 def test_more_samples_than_can_be_read_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "x.jsonl", {"id": 1, "c": 1, "n": 10**11})
     assert code(path, "counts") == "too_many_samples"
+
+
+def test_lists_of_samples_are_found_by_names_in_the_plural(tmp_path: Path) -> None:
+    rows = [{"id": 1, "question": "2+2?", "Responses": ["4", "5"], "scores": [True, False]}]
+    found = read_rollouts("table", write_rows(tmp_path / "mine.jsonl", rows))
+    assert [(one.text, one.score) for one in found.samples] == [("4", 1.0), ("5", 0.0)]
+    left_out = read_rollouts("table", write_rows(tmp_path / "mine.jsonl", rows), columns={"text": ""})
+    assert [one.text for one in left_out.samples] == [None, None]
+    one_outcome = [{"id": 1, "completions": ["4", "5"], "accuracy": 1.0}]
+    assert len(read_rollouts("table", write_rows(tmp_path / "mine.jsonl", one_outcome)).samples) == 1
