@@ -32,7 +32,7 @@ def guess_verifier(file: ProblemFile, where: str) -> VerifierSpec:
     if not any(row.answer for row in file.rows) and (names := list(file.rows[0].metadata)):
         raise BehaviorError(
             f"{where}: got the columns {', '.join(names)} beside the prompt, none of which is known to hold the answer; say which does, as in "
-            f"--map answer=COLUMN (or `columns:` in a behavior file), or name a verifier that needs none, such as --verifier code for rows with tests",
+            f"--map answer=COLUMN (or `columns:` in a behavior file), or name a verifier that needs none, such as --verifier code for rows with tests; graded samples are read by `posttrain import auto FILE`",
             code="missing_key",
         )
     for row in file.rows:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from posttrain.diagnose.behaviors.behavior_options import option_words
 from posttrain.diagnose.engines.base import Engine
 from posttrain.diagnose.engines.codec import TextCodec
 from posttrain.diagnose.errors import RunError
@@ -54,6 +57,12 @@ def read_run(path: str | Path, engine: Engine, training_set: TrainingSet) -> lis
     for name in wanted:
         behavior = training_set.behaviors[name]
         if behavior.fingerprint != record["settings"]["behaviors"].get(name):
+            sampled = record.get("behavior_options", {}).get(name, {})
+            if sampled != behavior.options:
+                raise RunError(
+                    f"--from {path}: {name} was sampled {_with(sampled)}, and this is {_with(behavior.options)}; give the same options here",
+                    code="other_behavior_options",
+                )
             raise RunError(
                 f"--from {path}: the behavior {name} ({behavior.source}) has changed since; bring back the file, or sample again into a new folder",
                 code="behavior_changed",
@@ -78,6 +87,10 @@ def read_run(path: str | Path, engine: Engine, training_set: TrainingSet) -> lis
             code="run_without_rows",
         )
     return rows
+
+
+def _with(options: Mapping[str, Any]) -> str:
+    return f"with {' '.join(option_words(options))}" if options else "without options of behaviors"
 
 
 def _usable(rollout: Rollout) -> bool:

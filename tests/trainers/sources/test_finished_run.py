@@ -169,6 +169,15 @@ def test_a_behavior_that_has_changed_since_is_refused(
     )  # fmt: skip
 
 
+def test_other_options_than_those_of_the_samples_are_named(
+    train_run: Path, digits: Path, tiny_model: Path, refuses: Refuses, tmp_path: Path
+) -> None:
+    said = refuses(
+        "train", "rft", tiny_model, digits, "--from", train_run, "--limit", 3, "--out", tmp_path / "out", code="other_behavior_options"
+    )  # fmt: skip
+    assert "with --limit 3; give the same" in said
+
+
 @pytest.mark.parametrize(
     ("damage", "code"), [("flipped", "damaged_shard"), ("gone", "missing_shard"), ("twice", "unknown_shard")]
 )
