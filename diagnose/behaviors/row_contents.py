@@ -115,12 +115,14 @@ def letter_of(key: Any, texts: Sequence[str], labels: Sequence[str], first_index
     """Return the letter of the choice that a key names.
 
     Args:
-        key: A label, a letter, a number, or the words of a choice.
+        key: A label, a letter, a number, true or false, or the words of a choice.
         texts: The choices.
         labels: Of each choice, where they have some.
         first_index: What a number calls the first choice, where no label is a number.
     """
-    word = str(key).strip() if isinstance(key, str | int) and not isinstance(key, bool) else ""
+    if isinstance(key, bool):
+        return next((LETTERS[place] for place, text in enumerate(texts) if str(text).strip().lower() in _TRUTHS[key]), None)
+    word = str(key).strip() if isinstance(key, str | int) else ""
     if not word:
         return None
     names = [label.upper() for label in labels] or list(LETTERS[: len(texts)])
@@ -163,6 +165,7 @@ def convert_columns(columns: Columns, row: Mapping[str, Any], where: str) -> dic
     choices: Any = columns.held(row, "choices")
     if "wrong" in columns.names and choices is None:
         choices = _mix(str(prompt), answers, columns.held(row, "wrong"))
+        answers = [LETTERS[choices.index(answer)] for answer in answers[:1] if len(choices) <= len(LETTERS)]
     chosen: dict[str, Any] = {}
     if choices is not None:
         chosen = _chosen(prompt, choices, answers, columns.first_index, where)
@@ -257,7 +260,7 @@ def _mix(question: str, answers: Sequence[Any], wrong: Any) -> list[Any]:
     """Return the answer and what is wrong in an order that follows from the question, so that no place is the right one more often."""
     found = list(wrong.values()) if isinstance(wrong, Mapping) else [wrong]
     texts = [*answers[:1], *(text for one in found if one is not None for text in read_answers(one))]
-    return sorted(texts, key=lambda text: hashlib.sha256(f"{question}\0{text}".encode()).digest())
+    return sorted(dict.fromkeys(texts), key=lambda text: hashlib.sha256(f"{question}\0{text}".encode()).digest())
 
 
 def _chosen(prompt: Any, choices: Any, answers: list[Any], first_index: int, where: str) -> dict[str, Any]:

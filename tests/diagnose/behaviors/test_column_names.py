@@ -146,6 +146,7 @@ def test_worked_answers_become_an_answer_and_steps(
         ({"question": "q", "options": ["(A)w", "(B)x"], "answer": "(B)x"}, "B"),
         ({"question": "q", "choices": "['w', 'x']", "answer_index": 1}, "B"),  # MuSR
         ({"Question": "q", "A": "w", "B": "x", "Answer": "B"}, "B"),  # CMMLU
+        ({"question": "q", "choices": ["True", "False"], "answer": False}, "B"),
     ],
 )
 def test_choices_with_an_index_a_letter_or_a_text(tmp_path: Path, row: Mapping[str, Any], letter: str) -> None:
@@ -182,6 +183,13 @@ def test_wrong_answers_are_choices_beside_the_right_one(tmp_path: Path, row: Map
     mapped = {"answer": next(iter(row)), "wrong": ",".join(list(row)[1:])}
     again = load(tmp_path, *({"question": f"q{i}", **row} for i in range(40)), columns=mapped)
     assert [problem.answer for problem in again.problems] == letters
+
+
+def test_a_right_answer_that_is_a_letter_is_no_label_of_a_choice(tmp_path: Path) -> None:
+    rows = [{"question": f"Which type is {i}?", "correct_answer": "B", "distractors": ["A", "AB", "B", "A"]} for i in range(20)]
+    for problem in load(tmp_path, *rows).problems:
+        choices = problem.metadata["choices"]
+        assert (choices["ABC".index(problem.answer)], sorted(choices)) == ("B", ["A", "AB", "B"])
 
 
 @pytest.mark.parametrize("listed", ["q (A)w (B)x", "A. w\nB. x", "(A) w\n(B) x", "A: w\nB: x", "- A) w\n- B) x"])
