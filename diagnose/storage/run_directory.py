@@ -161,8 +161,10 @@ class RunDirectory:
         """
         named = named or f"run {self.path}"
         if not self.run_json.exists():
+            what = "no run.json there" if self.path.exists() else "no such file or folder"
             raise RunError(
-                f"{named}: no run.json there; give the --out folder of an earlier `posttrain diagnose` or `posttrain loop`",
+                f"{named}: {what}; give the --out folder of an earlier `posttrain diagnose`, `import` or `loop`; samples that another tool stored "
+                "become a run with `posttrain import auto PATH`",
                 code="no_run",
             )
         try:
