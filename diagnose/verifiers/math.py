@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-import unicodedata
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from functools import lru_cache
@@ -24,7 +23,8 @@ from pydantic import Field
 from posttrain.diagnose.strict_settings import StrictModel
 from posttrain.diagnose.types import Problem
 from posttrain.diagnose.verifiers.base import CannotGrade, Verifier
-from posttrain.diagnose.verifiers.reader.answer_reading import AnswerReading, ReadStatus, read_number
+from posttrain.diagnose.verifiers.reader.answer_reading import AnswerReading, ReadStatus, read_answer, read_number
+from posttrain.diagnose.verifiers.reader.latex import as_expression, as_intervals, as_latex
 from posttrain.diagnose.verifiers.reader.statements import Statement, StatementKind, find_statements
 from posttrain.diagnose.verifiers.reader.turns import before_explanation, before_next_question, own_turn, states_an_answer
 
@@ -35,7 +35,6 @@ _TAIL = 20_000
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<![\\$\d])\$([^$\n]+)\$|\\\[(.+?)\\\]|\\\((.+?)\\\)", re.DOTALL)
 _JOIN = re.compile(r"(?:[\s,;*$]|\\[()\[\]]|\\q?quad|\\text\{\s*(?:or|and)\s*\}|\b(?:or|and)\b){0,20}", re.IGNORECASE)
 _COPULA = re.compile(r"\b(?:is|are|equals)\b:?", re.IGNORECASE)
-_PERCENT = re.compile(r"(?<=[\d}])\s*(?:percent(?:age)?|pct)\b", re.IGNORECASE)
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
 _TEXT_COMMAND = re.compile(
     r"\\(?:text|textnormal|textit|mathit|mathrm|operatorname|mbox|textbf|mathbf|begin|end|left|right)\*?\s*\{[^{}]*\}"
@@ -77,18 +76,17 @@ _FUNCTIONS = frozenset(
 _ENDS = re.compile(r"^[\s*_:`]+|[\s*_`]*[.。!]?[\s*_`]*$")
 _LITERAL = re.compile(r"[-+]?[\d.,\s]+%?|[-+]?\\?[dt]?frac\{?-?\d+\}?\{?\d+\}?|[-+]?\d+/\d+")
 _ONLY_WORDS = re.compile(r"[A-Za-z][A-Za-z' -]{0,60}")
-_SIGNS = {
-    ord("π"): "\\pi ", ord("∞"): "\\infty ", ord("≤"): "\\le ", ord("≥"): "\\ge ", ord("≠"): "\\ne ", ord("±"): "\\pm ", ord("×"): "\\times ",
-    ord("·"): "\\cdot ", ord("÷"): "\\div ", ord("∪"): "\\cup ", ord("∩"): "\\cap ", ord("∈"): "\\in ", ord("°"): "^\\circ ", ord("θ"): "\\theta ",
-    ord("\N{MINUS SIGN}"): "-", ord("\N{EN DASH}"): "-", ord("\N{FRACTION SLASH}"): "/",
-}  # fmt: skip
-_ROOT = re.compile(r"√\s*(?:(\d+(?:\.\d+)?|[A-Za-z])|\(([^()]*)\))")
-_ROOT_OF = re.compile(r"(?<![\\A-Za-z])sqrt\s*\(([^()]*)\)")
-_FUNCTION = re.compile(
-    r"(?<![\\A-Za-z])(?:sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|sinh|cosh|tanh|exp|log|ln)(?=\s*[\d({]|\s+[A-Za-z]\b)"
-)
 _TUPLE = re.compile(r"[(\[][^()\[\]\n]{0,80},[^()\[\]\n]{0,80}[)\]]$")
-_RAISED = re.compile("[²³¹⁰⁴-⁻ⁿ]+")
+_LABEL = re.compile(r"\s*\\(?:text|textbf|mathrm)\s*\{[^{}]{1,60}[:=]\s*\}")
+_DECIMAL_COMMA = re.compile(r"[-+]?\d+,(?:\d{1,2}|\d{4,})")
+_INDEXED = re.compile(r"(?<![\\A-Za-z])([A-Za-z])_\{?\d\}?\s*=")
+_BASE = re.compile(r"(?<=[0-9A-F])_\s?\{?\s?(\d{1,2})\s?\}?$")
+_VERB = re.compile(r"\b(?:is|are|equals|be|has|have)\b:?\s*", re.IGNORECASE)
+_ASIDE = re.compile(
+    r"[\s,;.(]*(?:where|for|since|because|when|if|with|assuming|provided(?: that)?|as)\b[^.\n]*",
+    re.IGNORECASE,
+)
+_STATES = re.compile(r"(?:\b(?:is|are|be|equals)|[:=])\s*$", re.IGNORECASE)
 _ZEROS = re.compile(r"(?<![\w.])(\d+(?=\.)(?:\.\d*[1-9])?)(?:\.0+|0+)(?![\d.])")
 """A decimal number with zeros at its end."""
 _TIGHT = re.compile(r"\s+|\\[,;:! ]|\\(?:left|right)|[${}]|\\[()\[\]]")
@@ -127,6 +125,8 @@ class MathVerifier(Verifier):
         if lenient and known == (text, payload["answers"]) and strict is not None and "\\boxed" in text:
             return strict  # a box leaves nothing to look for elsewhere
         found = self._read(text, payload, lenient=lenient)
+        if lenient and found is None:
+            return strict if known == (text, payload["answers"]) else self._read(text, payload, lenient=False)
         if not lenient:
             self._strict = ((text, payload["answers"]), found)
         return found
@@ -146,14 +146,32 @@ class MathVerifier(Verifier):
         tail = text[-_TAIL:]
         for span in [tail] if lenient else _stated(tail):
             found = _parse(span, anywhere=True) if lenient else _parse_span(span)
-            said = next((one for one in found if isinstance(one, str)), span)
-            if not found or _repeats(said, str(payload["question"]), payload["answers"]):
+            if found and self._is_from_the_question(span, found, payload):
                 continue
-            right = any(self._equal(answer, found) for answer in payload["answers"])
-            if not right and all(isinstance(one, str) for one in found):
+            right = self._is_right(span, found, payload)
+            if not right and not lenient:
+                for form in _other_forms(span, payload["answers"], parsed=any(not isinstance(one, str) for one in found)):
+                    other = _parse_span(form)
+                    if not other or self._is_from_the_question(form, other, payload):
+                        continue
+                    right = self._is_right(form, other, payload)
+                    found = other if right else found or other
+                    if right:
+                        break
+            only_words = _ONLY_WORDS.fullmatch(span) is not None and " " in span
+            if not found or (not right and (only_words or all(isinstance(one, str) for one in found))):
                 continue  # no expression; such a text may only be written as the answer is
             return json.dumps({"right": right, "read": _written(span, found)})
         return None
+
+    def _is_from_the_question(self, span: str, found: list[Any], payload: Mapping[str, Any]) -> bool:
+        said = next((one for one in found if isinstance(one, str)), span)
+        return _repeats(said, str(payload["question"]), payload["answers"])
+
+    def _is_right(self, span: str, found: list[Any], payload: Mapping[str, Any]) -> bool:
+        if not found:
+            return False
+        return any(_same_base(answer, span) and self._equal(answer, found) for answer in payload["answers"])
 
     def compare(self, extracted: str, problem: Problem, *, lenient: bool = False) -> float:
         """Return the score that the child worked out.
@@ -179,10 +197,10 @@ class MathVerifier(Verifier):
         from math_verify import verify
 
         # An inequality is the set of what satisfies it.
-        same = verify(
-            _expected(answer), found, float_rounding=self._options.digits, allow_set_relation_comp=True, timeout_seconds=None
+        return any(
+            verify(expected, found, float_rounding=self._options.digits, allow_set_relation_comp=True, timeout_seconds=None)
+            for expected in _expected(answer)
         )
-        return bool(same)
 
 
 def _reply(extracted: str) -> dict[str, Any]:
@@ -212,9 +230,12 @@ def _parse(text: str, *, anywhere: bool = False) -> list[Any]:
 
 
 @lru_cache(maxsize=64)
-def _expected(answer: str) -> list[Any]:
+def _expected(answer: str) -> list[list[Any]]:
+    """Return what an answer means: as it is written, and as intervals where it is a union of inequalities."""
+    intervals = as_intervals(_inner(answer))
     spans = [_inner(answer), *(_stated(answer) if "$" in answer else ())]  # such as "$125$ miles", or a whole solution
-    return next((found for span in spans if (found := _parse_span(span))), [_inner(answer)])
+    expected = next((found for span in spans if (found := _parse_span(span))), [_inner(answer)])
+    return [expected] if intervals is None else [expected, _parse_span(intervals)]
 
 
 def _inner(answer: str) -> str:
@@ -230,23 +251,61 @@ def _parse_span(span: str) -> list[Any]:
     """Return what all of a span means; empty where it is no expression."""
     if not span or len(span) > _MOST_CHARACTERS:
         return []
-    span = _PERCENT.sub(r"\\%", span)
+    span = as_expression(span)
     if _has_words(span):
         return _parse(rf"\boxed{{\text{{{span}}}}}") if _ONLY_WORDS.fullmatch(span) else []
     if "\n" in span and "\\begin" not in span:  # lines are several values, not a product
         span = ", ".join(line.strip() for line in span.split("\n") if line.strip())
-    return _parse(rf"\boxed{{{_as_latex(span)}}}")
+    return [_with_imaginary_unit(one) for one in _parse(rf"\boxed{{{as_latex(span)}}}")]
+
+
+def _with_imaginary_unit(found: Any) -> Any:
+    """Return an expression in which i is the imaginary unit wherever it stands: math-verify reads 2i so, and i√3 not."""
+    from sympy import Basic, Eq, I, Rel
+
+    if isinstance(found, Eq):
+        return Eq(found.lhs, _with_imaginary_unit(found.rhs), evaluate=False)
+    if not isinstance(found, Basic) or isinstance(found, Rel):
+        return found
+    named = [one for one in found.free_symbols if str(one) == "i"]
+    return found.subs(dict.fromkeys(named, I)) if named else found
+
+
+def _other_forms(span: str, answers: list[str], *, parsed: bool) -> Iterator[str]:
+    """Return what else a span may mean, where that is what is expected: the right side of an equation, a decimal comma, a number with a noun."""
+    label = _LABEL.match(span)
+    if label is not None:
+        yield span[label.end() :]
+    left, equals, right = span.rpartition("=")
+    # Of x = 5 math-verify takes the right side by itself.
+    unread = not parsed or "\\text" in span or "\\mathrm" in span
+    if (
+        equals
+        and unread
+        and left.strip()
+        and "," not in left
+        and left.rstrip()[-1] not in "<>!\\"
+        and not any("=" in answer for answer in answers)
+    ):
+        yield right
+    if _DECIMAL_COMMA.fullmatch(span.strip()):
+        yield span.replace(",", ".")
+    if len(_INDEXED.findall(span)) > 1:  # x_1 = 5, x_2 = -2
+        yield _INDEXED.sub(r"\1 =", span)
+    if (intervals := as_intervals(span)) is not None:
+        yield intervals
+    if not parsed and (number := read_answer(span)).value is not None:  # 12 apples
+        yield _write_number(number)
+
+
+def _same_base(answer: str, span: str) -> bool:
+    """Return whether two numbers are written in the same base, as far as both say in which: 101_2 is not 101_3."""
+    bases = [_BASE.search(text.strip(" $")) for text in (answer, span)]
+    return bases[0] is None or bases[1] is None or bases[0][1] == bases[1][1]
 
 
 def _has_words(span: str) -> bool:
     return any(word.lower() not in _FUNCTIONS for word in _WORD.findall(_TEXT_COMMAND.sub(" ", span)))
-
-
-def _as_latex(span: str) -> str:
-    """Write signs that are no LaTeX as commands: 3√13, 2π, x², 4*x**3."""
-    span = _ROOT.sub(r"\\sqrt{\g<1>\g<2>}", span.translate(_SIGNS))
-    span = _RAISED.sub(lambda match: f"^{{{unicodedata.normalize('NFKC', match[0]).translate(_SIGNS)}}}", span)
-    return _FUNCTION.sub(r"\\\g<0>", _ROOT_OF.sub(r"\\sqrt{\g<1>}", span)).replace("**", "^")
 
 
 def _stated(text: str) -> list[str]:
@@ -263,6 +322,8 @@ def _stated(text: str) -> list[str]:
                 continue
             return [span]
     formulas = list(_FORMULA.finditer(text))
+    while len(formulas) > 1 and _is_aside(text, *formulas[-2:]):
+        formulas.pop()
     if formulas and "\n" not in text[formulas[-1].end() :].strip():
         return [_joined_formulas(text, formulas)]
     whole = _ENDS.sub("", text)
@@ -273,7 +334,40 @@ def _stated(text: str) -> list[str]:
     if listed:
         return [listed[0]]
     prose = "\n" in whole or (_has_words(whole) and " " in whole)
-    return [] if prose or number.status is ReadStatus.SEVERAL else [whole]
+    if not prose and number.status is not ReadStatus.SEVERAL:
+        return [whole]
+    return list(_last_sentence(whole))
+
+
+def _is_aside(text: str, before: re.Match[str], last: re.Match[str]) -> bool:
+    """Return whether a formula only explains the one before it: $x^2$, where $x$ is real."""
+    if _ASIDE.fullmatch(text, before.end(), last.start()) is None:
+        return False
+    return "=" in _content(before) or _STATES.search(text, max(0, before.start() - 20), before.start()) is not None
+
+
+def _last_sentence(text: str) -> Iterator[str]:
+    """Return what the last line of a text states without a mark: all of it where it is words alone, and what follows its verb."""
+    line = text.rpartition("\n")[2].strip()
+    listed = (
+        "\n" not in text
+        and re.search(r",|\b(?:or|and)\b", text) is not None
+        and not _has_words(as_expression(text))
+        and not _VERB.search(text)
+    )
+    if listed or _ONLY_WORDS.fullmatch(text):
+        yield text
+    verb = (
+        next(iter(_VERB.finditer(line)), None)
+        if _ONLY_WORDS.fullmatch(line)
+        else max(_VERB.finditer(line), key=lambda one: one.start(), default=None)
+    )
+    if (
+        verb is not None
+        and (said := _ENDS.sub("", line[verb.end() :]))
+        and (_ONLY_WORDS.fullmatch(said) or not _has_words(as_expression(said)))
+    ):
+        yield said
 
 
 def _spans(text: str, statement: Statement) -> Iterator[str]:
@@ -311,8 +405,9 @@ def _joined_formulas(text: str, formulas: list[re.Match[str]]) -> str:
     for before, after in zip(reversed(formulas[:-1]), reversed(formulas[1:]), strict=True):
         if _JOIN.fullmatch(text, before.end(), after.start()) is None:
             break
-        parts.append(_content(before))
-    return ", ".join(reversed(parts))
+        is_union = re.search(r"\bor\b", text[before.end() : after.start()]) is not None
+        parts.append(_content(before) + (r" \text{ or } " if is_union else ", "))
+    return "".join(reversed(parts))
 
 
 def _content(formula: re.Match[str]) -> str:

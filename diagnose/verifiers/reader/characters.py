@@ -60,9 +60,9 @@ def _map_character(character: str) -> str:
 
 _CHARACTERS = _Characters((code, code) for code in range(128) if chr(code) not in "$`")
 
-_SUPERSCRIPTS = {ord(raised): plain for raised, plain in zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻₀₁₂₃₄₅₆₇₈₉", "0123456789+-0123456789", strict=True)}
+_SUPERSCRIPTS = {ord(raised): plain for raised, plain in zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ₀₁₂₃₄₅₆₇₈₉", "0123456789+-ni0123456789", strict=True)}
 _RAISED_FRACTION = re.compile("([⁰¹²³⁴⁵⁶⁷⁸⁹]{1,9})/([₀₁₂₃₄₅₆₇₈₉]{1,9})")
-_RAISED = re.compile("([⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻]{1,9})")
+_RAISED = re.compile("([⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ]{1,9})")
 _EN_DASH_SIGN = re.compile(rf"\u2013(?=[0-9.{VULGAR}\\{DRESS}])")
 
 _COMMANDS = {
@@ -134,7 +134,7 @@ _CIRCLE = re.compile(r"\^\s?\{\s?\\(?:circ|degree)\s?\}|\^\s?\\(?:circ|degree)\b
 _TIE = re.compile(r"(?<=[0-9])~(?=[0-9])")
 _SOFT_SPACE = re.compile(rf"(?<![0-9]){THIN}|{THIN}(?![0-9])")
 _POWER_OF_STARS = re.compile(r"(?<=[0-9)])\s?\*\*\s?(?=[0-9(])")
-_REPEATING = re.compile(
+REPEATING = re.compile(
     r"(?<![0-9.,])(?P<sign>-[ ]?)?(?P<whole>[0-9]{0,5})\.(?:(?P<first>[0-9]{0,6})\\(?:overline|bar|dot)\s?(?:\{\s?(?P<bar>[0-9]{1,6})\s?\}|(?P<bar1>[0-9]))"
     r"|(?P<lined>(?:[0-9]\u0305){1,6})|\((?P<round>[0-9]{1,6})\)|(?P<start>[0-9]{0,6}?)(?:(?P<one>[0-9])(?P=one){2,30}|(?P<more>[0-9]{2,6}?)(?P=more){1,9})"
     r"(?:\.\.\.|\s?\\[lc]?dots(?![A-Za-z])))"
@@ -173,7 +173,7 @@ def plain(text: str) -> str:
     if ">" in text:
         text = _QUOTED_LINE.sub("", text)
     if any(sign in text for sign in _ENDLESS):
-        text = _REPEATING.sub(_repeating, text)
+        text = REPEATING.sub(_repeating, text)
     text = _AND_A_HALF.sub(lambda match: f" {VULGAR}{_PARTS[match[1].lower().split('-')[0].split()[0]]}", text)
     text = _BIG_COMMA.sub(r"\1", _RAISED_ORDINAL.sub("", text))
     text = _CALCULATOR.sub("", text)  # GSM8K writes the way to a number in front of it
@@ -195,19 +195,27 @@ _PARTS = {"half": "1/2", "quarter": "1/4", "third": "1/3", "three": "3/4"}
 
 def _repeating(match: re.Match[str]) -> str:
     """Return the fraction that repeating digits are, and where they are written out the rounding that they show."""
-    again = (
-        match["bar"] or match["bar1"] or match["round"] or match["one"] or match["more"] or match["lined"].replace("\u0305", "")
-    )
-    start = (match["whole"] or "0") + (match["first"] or match["start"] or "")
-    top, bottom = int(start + again) - int(start), 10 ** (len(start) - len(match["whole"] or "0")) * (10 ** len(again) - 1)
-    if max(top, bottom) >= 10**9:
+    fraction = repeating_fraction(match)
+    if fraction is None:
         return match[0]
+    top, bottom = fraction
     sign = "-" if match["sign"] else ""
     exact = f"{sign}{VULGAR}{top}/{bottom}"
     if match["one"] is None and match["more"] is None:
         return exact
     num_digits = len(match[0].partition(".")[2].rstrip(".\\lcdots "))
     return f"{exact} ≈ {sign}{top / bottom:.{num_digits}f}"
+
+
+def repeating_fraction(match: re.Match[str]) -> tuple[int, int] | None:
+    """Return numerator and denominator of what `REPEATING` matches, without its sign; None where they have too many digits."""
+    again = (
+        match["bar"] or match["bar1"] or match["round"] or match["one"] or match["more"] or match["lined"].replace("\u0305", "")
+    )
+    whole = match["whole"] or "0"
+    start = whole + (match["first"] or match["start"] or "")
+    top, bottom = int(start + again) - int(start), 10 ** (len(start) - len(whole)) * (10 ** len(again) - 1)
+    return None if max(top, bottom) >= 10**9 else (top, bottom)
 
 
 def _command(match: re.Match[str]) -> str:

@@ -102,6 +102,8 @@ _SUPPOSED = re.compile(
     re.IGNORECASE,
 )
 """What was once taken for the answer."""
+_DENIED = re.compile(rf"(?:\b(?:not|nicht|pas)|n't|不是)[\s$(*\\{DRESS}]{{0,6}}$", re.IGNORECASE)
+"""What stands before a box that the text says not to be the answer."""
 _TAGS = re.compile(
     r"[<\[](?P<close>/)?(?:final[ _-]?)?(?P<name>answer|ans|result|solution|response|output|choice|option|final)[>\]]",
     re.IGNORECASE,
@@ -119,7 +121,11 @@ def find_statements(text: str) -> list[Statement]:
 
     A marker is taken as one whatever follows; its reader decides whether that can be an answer.
     """
-    boxes = [Statement(StatementKind.BOX, *box) for box in find_boxes(text)]
+    boxes = [
+        Statement(StatementKind.BOX, *box)
+        for box in find_boxes(text)
+        if not _DENIED.search(text, max(0, box.start - 20), box.start)
+    ]
     found = sorted([*boxes, *_tags(text), *_hashes(text), *_markers(text)], key=lambda statement: statement.start)
     # A marker speaks until the next one begins.
     limit = len(text)

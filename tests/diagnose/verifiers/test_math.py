@@ -54,6 +54,7 @@ RIGHT = [
     (r"28\%", r"\boxed{28 percent}"),
     ("$125$ miles", r"It is $\boxed{125\textnormal{ miles}}.$"),
     ("1,-2", r"\[ \boxed{-2} \quad \text{and} \quad \boxed{1}. \]"),
+    ("6", r"The final answer is $\boxed{6}$ and not $\boxed{7}$"),
 ]
 WRONG = [
     (r"\frac{1}{2}", r"\boxed{2}"),
@@ -67,7 +68,7 @@ WRONG = [
     ("5", r"\boxed{5, 6}"),
     ("5", "\\boxed{5\n6}"),
     ("7", r"\boxed{60^\circ 2\sqrt{3} (-3,3) 7}"),
-    ("6", r"The final answer is $\boxed{6}$ and not $\boxed{7}$"),
+    ("7", r"The final answer is $\boxed{6}$ and not $\boxed{7}$"),
     ("5", "The answer is $3$, because $x=5$."),
     (r"\text{Evelyn}", r"\boxed{\text{Carla}}"),
     ("y = 2x + 3", r"\boxed{y=3x+2}"),
