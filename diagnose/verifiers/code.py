@@ -29,6 +29,11 @@ from posttrain.diagnose.verifiers.sandbox.isolation import require_isolation
 
 _FENCE = re.compile(r"^[ \t]*```+[^\n`]*\n(.*?)^[ \t]*```+[ \t]*$", re.DOTALL | re.MULTILINE)
 _OPEN_FENCE = re.compile(r"^[ \t]*```+[^\n`]*\n", re.MULTILINE)
+_TILDES = re.compile(r"^([ \t]*)~~~+", re.MULTILINE)
+_WRAPPED = re.compile(
+    r"\s*(?:\[PYTHON\]|<(code|answer|python)>)[ \t]*\n?(.*?)(?:\[/PYTHON\]|</\1>)\s*", re.DOTALL | re.IGNORECASE
+)
+_END_OF_TURN = re.compile(r"(?:<\|(?:im_end|endoftext|end_of_text|eot_id|end|return)\|>|</s>|<end_of_turn>)\s*$")
 _NEXT_STATEMENT = re.compile(r"\n(?=[^\s)\]}])")
 _FIRST_STATEMENT = re.compile(r"^(?:def |class |import |from |async |@)", re.MULTILINE)
 _END_OF_FUNCTION = re.compile(r"\n(?=class |def |async |@|#|if |print|assert |```)")
@@ -66,6 +71,7 @@ class CodeVerifier(Verifier):
         """Read the program (child process); None where nothing compiles and defines what is asked for."""
         assert payload is not None
         prompt, entry_point = str(payload["prompt"]), str(payload["entry_point"])
+        text = _bare(text)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             given = _definitions(prompt, entry_point)
@@ -150,6 +156,13 @@ def _joined(value: Any) -> str:
 
 def _prompt(problem: Problem) -> str:
     return problem.prompt if isinstance(problem.prompt, str) else ""
+
+
+def _bare(text: str) -> str:
+    """Return a text without what is no part of a program: a byte order mark, the token at the end of a turn, a tag around all of it."""
+    text = _TILDES.sub(r"\1```", _END_OF_TURN.sub("", text.removeprefix("\ufeff")))
+    wrapped = _WRAPPED.fullmatch(text)
+    return text if wrapped is None else wrapped[2]
 
 
 def _strict_bodies(text: str, entry_point: str) -> Iterator[str]:

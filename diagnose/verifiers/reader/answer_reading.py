@@ -88,7 +88,7 @@ def read_number(text: str, *, decimal: Decimal = "point") -> AnswerReading:
     for index in range(len(statements) - 1, max(-1, len(statements) - 1 - _MOST_STATEMENTS), -1):
         statement = statements[index]
         reading = _read_statement(clean, statement, decimal)
-        if reading is None:
+        if reading is None or (reading.status is ReadStatus.NOTHING and not reading.span.strip()):  # nor does an empty box
             continue
         if _has_rival(clean, statements, index, reading, decimal):
             return replace(reading, status=ReadStatus.SEVERAL, value=None)
@@ -226,7 +226,7 @@ def _has_rival(text: str, statements: Sequence[Statement], index: int, reading: 
         if other.end > statement.start:  # around it: a marker in front of a box
             continue
         rival = _read_statement(text, other, decimal)
-        if rival is None:
+        if rival is None or rival.status is ReadStatus.NOTHING:
             continue
         return rival.canonical != reading.canonical and _FILLER.fullmatch(text, other.end, statement.start) is not None
     before = text[max(0, statement.start - 80) : statement.start]

@@ -22,7 +22,7 @@ _SIGNS = {
     "\u2a2f": "×", "\u2243": "≈", "\u2245": "≈", "\u2252": "≈", "\u2248": "≈", "\u2266": "≤", "\u2a7d": "≤", "\u2267": "≥",
     "\u2a7e": "≥", "\u00ba": "°", "\u02da": "°", "\u2018": "'", "\u2019": "'", "\u201b": "'", "\u201c": '"', "\u201d": '"',
     "\u201e": '"', "\u2026": "...", "\u2192": "⇒", "\u27f9": "⇒", "\u3010": "[", "\u3011": "]", "\u300c": '"', "\u300d": '"',
-    "$": DRESS, "`": " ",
+    "$": DRESS, "`": " ", "\u2234": " ", "\u220e": " ",
 }  # fmt: skip
 
 
@@ -171,7 +171,7 @@ def plain(text: str) -> str:
     text = _SHORT_SCALE.sub(lambda match: f"{match[1]} {_SCALES[match[2]]}", text[-MAX_CHARACTERS:]).translate(_CHARACTERS)
     text = _SUFFIX.sub("", _ANGLED.sub(r" \1 ", text))
     if ">" in text:
-        text = _QUOTED_LINE.sub("", text)
+        text = _QUOTED_LINE.sub("", text.replace("=>", "⇒"))
     if any(sign in text for sign in _ENDLESS):
         text = REPEATING.sub(_repeating, text)
     text = _AND_A_HALF.sub(lambda match: f" {VULGAR}{_PARTS[match[1].lower().split('-')[0].split()[0]]}", text)

@@ -228,6 +228,10 @@ def _last_stated(tokens: Sequence[Token], items: list[MathSpan]) -> MathSpan:
     for item in reversed(items):
         before = [token for token in tokens[max(0, item.first - 3) : item.first] if token.kind is not Kind.MARK]
         is_adverbial = bool(before) and before[-1].kind is Kind.WORD and before[-1].text.lower() in PREPOSITIONS
+        is_adverbial = is_adverbial or [token.text.lower() for token in before[-2:]] in (
+            ["out", "of"],
+            ["of", "the"],
+        )  # 7 of the 10
         if not is_adverbial:
             return item
     return items[-1]
@@ -235,9 +239,12 @@ def _last_stated(tokens: Sequence[Token], items: list[MathSpan]) -> MathSpan:
 
 def _name_in_front(tokens: Sequence[Token], item: MathSpan) -> str:
     """Return the variable that an item is given to; empty where there is none."""
-    before = tokens[max(0, item.first - 2) : item.first]
-    is_given = len(before) == 2 and before[1].kind is Kind.EQUALS and before[0].kind is Kind.WORD and len(before[0].text) == 1
-    return before[0].text if is_given else ""
+    before = tokens[max(0, item.first - 3) : item.first]
+    is_given = len(before) > 1 and before[-1].kind is Kind.EQUALS and before[-2].kind is Kind.WORD and len(before[-2].text) == 1
+    alone = (
+        len(before) < 3 or before[0].kind in (Kind.LINE, Kind.SEPARATOR, Kind.END) or before[0].text.lower() in JOINING_WORDS
+    )  # not of 2x
+    return before[-2].text if is_given and alone else ""
 
 
 def _is_listed(tokens: Sequence[Token], one: MathSpan, other: MathSpan, *, one_line: bool) -> bool:

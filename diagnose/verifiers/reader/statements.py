@@ -94,7 +94,7 @@ _LINK = re.compile(
     re.IGNORECASE,
 )
 _DETERMINERS = re.compile(
-    r"(?:^|[.!?:;,\n(*\[]|\b(?:doğru|सही|अंतिम|richtige|bonne|juiste|prawidłowa|poprawna|správná|правильный|верный|итоговый|σωστή|the|final|my|our|correct|right|so|and|thus|hence|therefore|then|numerical|exact|die|la|le|el|o|il))[\s*\"']{0,4}$",
+    r"(?:^|[.!?:;,\n(*]|\b(?:doğru|सही|अंतिम|richtige|bonne|juiste|prawidłowa|poprawna|správná|правильный|верный|итоговый|σωστή|the|final|my|our|correct|right|so|and|thus|hence|therefore|then|numerical|exact|die|la|le|el|o|il))[\s*\"']{0,4}$",
     re.IGNORECASE,
 )
 _SUPPOSED = re.compile(
@@ -104,6 +104,10 @@ _SUPPOSED = re.compile(
 """What was once taken for the answer."""
 _DENIED = re.compile(rf"(?:\b(?:not|nicht|pas)|n't|不是)[\s$(*\\{DRESS}]{{0,6}}$", re.IGNORECASE)
 """What stands before a box that the text says not to be the answer."""
+_CORRECTION = re.compile(
+    r"\b(?:(?i:correction):|(?i:actually),? (?:it(?:'s| is| should be)|that should be)|(?i:wait|sorry|oops|no)[,:.]* (?:no[,:]* )?(?:it(?:'s| is| should be)))(?=[\s*$])"
+)
+"""What takes back the statement before it."""
 _TAGS = re.compile(
     r"[<\[](?P<close>/)?(?:final[ _-]?)?(?P<name>answer|ans|result|solution|response|output|choice|option|final)[>\]]",
     re.IGNORECASE,
@@ -174,12 +178,17 @@ def _markers(text: str) -> Iterator[Statement]:
         if link["copula"] is None and link["colon"] is None and link["right"] is None:
             line_end = text.find("\n", match.end())
             alone = line_end >= 0 and _ONLY_DRESS.match(text[match.end() : line_end][:40]) is not None
-            if not alone and not _DETERMINERS.search(text[max(0, match.start() - 20) : match.start()]):
+            heading = not match[0].isascii() and text[match.start() - 1 : match.start()] == "["  # 【答案】
+            if not alone and not heading and not _DETERMINERS.search(text[max(0, match.start() - 20) : match.start()]):
                 continue  # "She can answer 12 questions"
             behind = _CLOSED.match(text, match.end())
             begin = match.end() if behind is None else behind.end()
         stop = clause_end(text, begin)
         yield Statement(StatementKind.MARKER, match.start(), begin, stop, stop)
+    for match in deque(_CORRECTION.finditer(text), maxlen=_MOST_MARKERS):
+        stop = clause_end(text, match.end())
+        # It begins behind its words, so that they part it from what it takes back.
+        yield Statement(StatementKind.MARKER, match.end(), match.end(), stop, stop)
 
 
 def clause_end(text: str, begin: int) -> int:

@@ -25,9 +25,10 @@ _NEXT_QUESTION = re.compile(
 )
 _EXPLANATION = re.compile(
     r"\n[ \t]*(?:[*_]{1,2}|#{1,4}[ \t])?(?:explanation|reasoning|reason|rationale|justification|why|note|working|erklärung|begründung|explication|explicación"
-    r"|explicação|spiegazione|пояснение|объяснение|解释|解析|説明|说明|理由|설명)\b[^\n:：]{0,30}[:：]|\n(?:-{3,}|\*{3,})[ \t]*$",
+    r"|explicação|spiegazione|пояснение|объяснение|解释|解析|説明|说明|理由|설명)\b[^\n:：]{0,30}[:：]|\n[ \t]*(?:[*_]{1,2}|#{1,4}[ \t])?(?P<steps>step 1\b|here(?:'s| is) (?:why|how|the|my)\b|work:|breakdown\b)|\n(?:-{3,}|\*{3,})[ \t]*$",
     re.IGNORECASE | re.MULTILINE,
 )
+_NUMBER_FIRST = re.compile(r"[\s*_$\\(\[]*[-+]?[0-9]")
 _MOST_WORDS = 6
 """Of a line that may be an answer as a whole."""
 
@@ -65,6 +66,8 @@ def before_explanation(text: str) -> str:
     if begins is None:
         return text
     before = text[: begins.start()].strip()
+    if begins["steps"] and not _NUMBER_FIRST.match(before):  # "I take 3 steps" is no answer
+        return text
     return before if before and _is_alone(before) and not find_statements(text[begins.end() :]) else text
 
 

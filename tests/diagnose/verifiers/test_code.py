@@ -114,6 +114,15 @@ def test_a_program_may_stand_between_markers_or_after_words() -> None:
     program = "def f(x):\n    return x"
     for text in (program, f"```python\n{program}\n```", f"[BEGIN]\n{program}\n[DONE]\nmore [BEGIN]"):
         assert (read(text, problem=asked) or "").strip() == program
+    for text in (
+        f"~~~python\n{program}\n~~~",
+        f"[PYTHON]\n{program}\n[/PYTHON]",
+        f"<answer>\n{program}\n</answer>",
+        f"```python\n{program}\n```<|im_end|>",
+        f"{program}<|endoftext|>",
+        f"\ufeff{program}",
+    ):
+        assert (read(text, problem=asked) or "").strip() == program
     assert read(f"Here:\n{program}", problem=asked) is None
     assert (read(f"Here:\n{program}", problem=asked, lenient=True) or "").strip() == program
 
