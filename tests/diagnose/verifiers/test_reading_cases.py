@@ -120,6 +120,11 @@ def test_lists_and_products_are_read_in_order() -> None:
         "1 000 ",
         "answer for ",
         "is A or ",
+        "\nQuestion: a",
+        "<|abcd|>",
+        "~~a",
+        "0.3",
+        "option aa ",
     ],
 )
 @pytest.mark.parametrize("kind", ["number", "choice"])
