@@ -4,8 +4,9 @@
 
 Tables of 10^5 rows with texts of 1.5 kB: 1000 problems with 100 samples, and 10^5 problems with one. A log of lm-evaluation-harness with 10^5 documents, whose
 rows are those that the tool wrote (tests/fixtures) with other ids and questions; a rollout file of verl, likewise, with 1000 prompts; where inspect-ai is
-installed, a log of 10^4 samples that it writes, beside its own reader alone, through which the import goes. Each command runs in a process of its own, its
-start included. Writes reports/benchmarks/import_speed.md.
+installed, a log of 10^4 samples that it writes, beside its own reader alone. Each command runs in a process of its own, its start included. What no import
+in one process can save is measured beside: a table of 100 rows (start, decision, figures and pages), and the JSON of the log of lm-evaluation-harness alone,
+read once, with its documents written twice (for the behavior file, and with sorted keys for its fingerprint). Writes reports/benchmarks/import_speed.md.
 """
 
 from __future__ import annotations
@@ -34,6 +35,14 @@ LM_EVAL = "evaluations/lm_eval/RylanSchaeffer__mem_Qwen3-93M/samples_math_pertur
 VERL = "rollouts/verl/rollout_data/1.jsonl"
 NUM_ROWS, NUM_INSPECT = 100_000, 10_000
 _TEXT = 1500
+_JSON_ALONE = """
+import json, sys
+from pydantic_core import from_json, to_json
+with open(sys.argv[1], "rb") as file:
+    rows = [from_json(line) for line in file]
+encode = json.JSONEncoder(sort_keys=True).encode
+written = [to_json(row["doc"]) for row in rows], [encode(row["doc"]) for row in rows]
+"""
 _POSTTRAIN = [sys.executable, "-m", "posttrain"]
 _UNDECIDED = 3
 """Exit code of `gate`."""
@@ -87,7 +96,19 @@ def verl_rows() -> Iterator[dict[str, Any]]:
         yield {**row, "input": row["input"].replace("?", f" and {i % 1000}?"), "request_id": f"r{i}"}
 
 
+LM_EVAL_LOG = Source(
+    words="lm-eval, 100,000 documents",
+    format="lm-eval",
+    file=Path(LM_EVAL).name,
+    write=lambda path: write_rows(path, lm_eval_rows()),
+)
 SOURCES = (
+    Source(
+        words="table, 100 rows",
+        format="table",
+        file="table.jsonl",
+        write=lambda path: write_rows(path, islice(table_rows(NUM_ROWS), 100)),
+    ),
     Source(
         words="table, 1,000 problems with 100 samples",
         format="table",
@@ -100,12 +121,7 @@ SOURCES = (
         file="table.jsonl",
         write=lambda path: write_rows(path, table_rows(NUM_ROWS)),
     ),
-    Source(
-        words="lm-eval, 100,000 documents",
-        format="lm-eval",
-        file=Path(LM_EVAL).name,
-        write=lambda path: write_rows(path, lm_eval_rows()),
-    ),
+    LM_EVAL_LOG,
     Source(words="verl, 1,000 prompts", format="verl", file="1.jsonl", write=lambda path: write_rows(path, verl_rows())),
 )
 
@@ -170,6 +186,8 @@ def main() -> None:
             if source is INSPECT:
                 reading = f"from inspect_ai.log import read_eval_log; read_eval_log({str(path)!r})"
                 commands["read_eval_log alone"] = (sys.executable, "-c", reading)
+            if source is LM_EVAL_LOG:
+                commands["its JSON alone"] = (sys.executable, "-c", _JSON_ALONE, str(path))
             for verb, command in commands.items():
                 seconds, megabytes = measure(*command)
                 rows.append(f"| {source.words} | {verb} | {seconds:.1f} s | {megabytes:.0f} MB |")
