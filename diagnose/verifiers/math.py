@@ -80,6 +80,8 @@ _TUPLE = re.compile(r"[(\[][^()\[\]\n]{0,80},[^()\[\]\n]{0,80}[)\]]$")
 _LABEL = re.compile(r"\s*\\(?:text|textbf|mathrm)\s*\{[^{}]{1,60}[:=]\s*\}")
 _DECIMAL_COMMA = re.compile(r"[-+]?\d+,(?:\d{1,2}|\d{4,})")
 _INDEXED = re.compile(r"(?<![\\A-Za-z])([A-Za-z])_\{?\d\}?\s*=")
+_SEVERAL = re.compile(r"[,;]|\b(?:or|and)\b|\\(?:lor|vee|land|wedge)(?![A-Za-z])")
+"""What stands between several equations."""
 _BASE = re.compile(r"(?<=[0-9A-F])_\s?\{?\s?(\d{1,2})\s?\}?$")
 _VERB = re.compile(r"\b(?:is|are|equals|be|has|have)\b:?\s*", re.IGNORECASE)
 _ASIDE = re.compile(
@@ -283,7 +285,7 @@ def _other_forms(span: str, answers: list[str], *, parsed: bool) -> Iterator[str
         equals
         and unread
         and left.strip()
-        and "," not in left
+        and not _SEVERAL.search(left)
         and left.rstrip()[-1] not in "<>!\\"
         and not any("=" in answer for answer in answers)
     ):

@@ -41,6 +41,8 @@ _POWER_OF_TEN = re.compile(r"(?<![\w\\.])(\d+\.\d+|\d+(?=[eE][-+]?\d\d))[eE]([-+
 _ONE_TEXT = re.compile(r"\\(?:text|textbf|textnormal|mathrm|mbox)\s*\{([^{}]*\d[^{}]*)\}\.?")
 _AND_IN_TEXT = re.compile(r"(?:\s|\\q?quad)*,?\s*\\text\s*\{\s*(?:,\s*(?:and|or)?|and|or)\s*,?\s*\}(?:\s|\\q?quad)*")
 _AND = re.compile(r"\s*,?\s+(?:and|or)\s+(?!\})")
+_LOGICAL_OR = re.compile(r"(?<=\w)\s*\\(?:lor|vee)(?![A-Za-z])\s*(?=[A-Za-z]\s*=)")
+"""Between equations: x = 3 \\lor x = 4."""
 _RELATION = re.compile(r"[<>\u2264\u2265]|\\(?:leq?|geq?|lt|gt)(?![A-Za-z])")
 _OR = re.compile(r"(?:\s|\\q?quad)*(?:,\s*)?(?:\\text\s*\{\s*or\s*\}|\bor\b|\\lor(?![A-Za-z])|\\vee(?![A-Za-z]))(?:\s|\\q?quad)*")
 _LESS = r"(?:<|\u2264|\\leq?(?:slant)?(?![A-Za-z])|\\lt(?![A-Za-z]))"
@@ -59,7 +61,7 @@ def as_expression(span: str) -> str:
     if (rows := _ROWS.search(span)) is not None:
         span = [row for row in rows[2].split("\\\\") if row.strip()][-1].replace("&", "").strip(" =\n")
     if not _RELATION.search(span):
-        span = _AND.sub(", ", _AND_IN_TEXT.sub(", ", span))
+        span = _LOGICAL_OR.sub(", ", _AND.sub(", ", _AND_IN_TEXT.sub(", ", span)))
     if (about := _ABOUT.match(span)) is not None:
         span = span[about.end() :]
     return span.removesuffix(".") if not span.endswith("..") else span
