@@ -53,17 +53,17 @@ def check_row_source(source: RowSource, option: str = "--data") -> None:
     Raises:
         BehaviorError: There is no such file (`no_such_file`), or no such data set or split (see `read_hub_rows`).
     """
-    source = _place(source)
-    if is_hub_data(source):
-        open_hub_data(parse_hub_data(str(source), Path()), default_split=_DEFAULT_SPLIT)
+    place = str(source)
+    if is_hub_data(place):
+        open_hub_data(parse_hub_data(place, Path()), default_split=_DEFAULT_SPLIT)
     else:
-        require_file(Path(source), f"a {ROW_FILES} file of rows, or {FORM}, as {option}")
+        require_file(Path(place), f"a {ROW_FILES} file of rows, or {FORM}, as {option}")
 
 
 def row_source_name(source: RowSource) -> str:
     """Return a short name: that of the file, or of the data set with its configuration and split."""
-    source = _place(source)
-    return parse_hub_data(str(source), Path()).behavior_name if is_hub_data(source) else Path(source).name
+    place = str(source)
+    return parse_hub_data(place, Path()).behavior_name if is_hub_data(place) else Path(place).name
 
 
 def fingerprint_row_source(source: RowSource) -> str:
@@ -106,10 +106,6 @@ def read_row_source(source: RowSource, wanted: str, row_form: str) -> Iterator[t
         )
     for _, where, row in read_objects(path, wanted, row_form):
         yield where, row
-
-
-def _place(source: RowSource) -> str | Path:
-    return source.source if isinstance(source, MappedRows) else source
 
 
 def _renamed(source: MappedRows, rows: list[tuple[str, Mapping[str, Any]]]) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
 import yaml
@@ -15,11 +14,9 @@ from posttrain.diagnose.behaviors.behavior_files import behavior_of_rows
 from posttrain.diagnose.behaviors.schema import BehaviorConfig
 from posttrain.diagnose.importing.imported import SampleSource
 from posttrain.diagnose.importing.sample_columns import BehaviorSamples
+from posttrain.diagnose.storage.files import AS_IN_JSON
 from posttrain.diagnose.types import Behavior, Sampling, Split
 from posttrain.diagnose.verifiers.imported_grades import KIND
-
-_TEXT = frozenset({str})
-_AS_IN_JSON = frozenset({str, int, bool, NoneType})
 
 
 def behavior_files(
@@ -53,7 +50,7 @@ def behavior_files(
 
 def _is_as_in_json(metadata: Mapping[str, Any]) -> bool:
     """Return whether JSON surely gives back what is written: names of texts, whole numbers, truth values and nulls."""
-    return _AS_IN_JSON.issuperset(map(type, metadata.values())) and _TEXT.issuperset(map(type, metadata))
+    return AS_IN_JSON.issuperset(map(type, metadata.values())) and all(type(name) is str for name in metadata)
 
 
 def _sampling(source: SampleSource) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import json
 import math
 import re
 import zlib
@@ -19,8 +18,8 @@ from typing import IO, Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic_core import from_json
 
+from posttrain.diagnose.behaviors.row_files import parse_json
 from posttrain.diagnose.errors import SourceError
 from posttrain.diagnose.strict_settings import shorten
 from posttrain.diagnose.types import Note
@@ -280,7 +279,7 @@ class RowReader:
                 for number, line in enumerate(lines, start=1):
                     if not line.isspace():
                         try:
-                            row = _parse_row(line.removeprefix(BOM_UTF8) if number == 1 else line)
+                            row = parse_json(line.removeprefix(BOM_UTF8) if number == 1 else line, _replace_halves)
                         except (ValueError, RecursionError) as error:
                             if not line.endswith(b"\n") and number > 1:
                                 self.notes.append(
@@ -377,19 +376,8 @@ def open_lines(path: Path) -> IO[bytes]:
     return path.open("rb")
 
 
-def _parse_row(line: bytes) -> Any:
-    """Return what a line holds as JSON; halves of surrogate pairs, which no file of UTF-8 can hold, are replaced by U+FFFD.
-
-    Raises:
-        ValueError, RecursionError: It is no JSON.
-    """
-    try:
-        return from_json(line)
-    except ValueError:  # which such halves are too; and json says what is wrong in its own words
-        return _replace_halves(json.loads(line.decode()))
-
-
 def _replace_halves(value: Any) -> Any:
+    """Replace halves of surrogate pairs, which no file of UTF-8 can hold, by U+FFFD."""
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, dict):

@@ -58,8 +58,8 @@ def group_outcomes(behavior: Behavior, problems: Sequence[Problem], rollouts: Ro
 
 def _ties(place: npt.NDArray[np.int64], rewards: npt.NDArray[np.float64], which: Bools) -> ScoreTies | None:
     """Return how many of these samples of each problem have one reward; None where all of them have the same."""
-    if len(np.unique(rewards[which])) < 2:
+    different, values = np.unique(rewards[which], return_inverse=True)
+    if len(different) < 2:
         return None
-    _, values = np.unique(rewards[which], return_inverse=True)
     rows, _, counts = distinct_pairs(place[which], values.reshape(-1))
     return ScoreTies(rows[:, 0], counts)

@@ -32,8 +32,9 @@ class FirstReports:
         name = behavior.name
         self._unfinished[name] = unfinished
         done = {one.name for one in self._behaviors if self._directory.is_done(one.name)}
-        shown = [one for one in self._behaviors if one.name in done | self._unfinished.keys()]
-        to_follow = tuple(one.name for one in self._behaviors if one.name not in done | self._unfinished.keys())
+        begun = done | self._unfinished.keys()
+        shown = [one for one in self._behaviors if one.name in begun]
+        to_follow = tuple(one.name for one in self._behaviors if one.name not in begun)
         found = assemble(
             self._directory.path,
             behaviors=shown,

@@ -35,7 +35,7 @@ MARK = b"posttrain_crc32:"
 _NO_CHECKSUM = b"0" * 8
 _LONG = 200
 """Entries of a list or an object from which on each stands on one line."""
-_AS_IN_JSON = frozenset({str, int, bool, NoneType})
+AS_IN_JSON = frozenset({str, int, bool, NoneType})
 """Types whose values JSON has as they are."""
 _STRING = frozenset({str})
 _in_unicode = json.JSONEncoder(ensure_ascii=False).encode
@@ -131,13 +131,13 @@ def finite(value: Any) -> Any:
     An object or a list in which nothing changes is returned itself, not as a copy.
     """
     kind = type(value)
-    if kind in _AS_IN_JSON or (kind is float and math.isfinite(value)):
+    if kind in AS_IN_JSON or (kind is float and math.isfinite(value)):
         return value
     if kind is dict and _STRING.issuperset(map(type, value)):
-        changed = {key: new for key, held in value.items() if type(held) not in _AS_IN_JSON and (new := finite(held)) is not held}
+        changed = {key: new for key, held in value.items() if type(held) not in AS_IN_JSON and (new := finite(held)) is not held}
         return value | changed if changed else value
     if kind is list:
-        rows = [held if type(held) in _AS_IN_JSON else finite(held) for held in value]
+        rows = [held if type(held) in AS_IN_JSON else finite(held) for held in value]
         return value if all(map(is_, rows, value)) else rows
     if isinstance(value, float | np.floating):
         return float(value) if np.isfinite(value) else None

@@ -10,7 +10,7 @@ from typing import Any
 from posttrain.diagnose.strict_settings import StrictModel, shorten
 from posttrain.diagnose.types import Problem
 from posttrain.diagnose.verifiers.base import Verifier
-from posttrain.diagnose.verifiers.reader.turns import before_next_question, own_turn, states_an_answer
+from posttrain.diagnose.verifiers.reader.turns import answered_before_next_question, own_turn
 
 _WORD = re.compile(r"\w+")
 _MARKS = re.compile(r"(?:[^\x00-\u02ff\w\s]|[\uff9e\uff9f]){30}")
@@ -52,9 +52,7 @@ class ExactVerifier(Verifier):
     def extract(self, text: str, *, lenient: bool, payload: Mapping[str, Any] | None = None) -> str | None:
         """Return the normalised text, or its first and last line; None where nothing is left."""
         text = own_turn(text)
-        first = before_next_question(text)
-        if first is not None and states_an_answer(first):
-            text = first
+        text = answered_before_next_question(text) or text
         if lenient:
             lines = [line for line in text.splitlines() if _WORD.search(line)]
             return "\n".join(_words(line, self._options.casefold) for line in dict.fromkeys(lines[:1] + lines[-1:])) or None

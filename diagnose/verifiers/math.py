@@ -26,7 +26,7 @@ from posttrain.diagnose.verifiers.base import CannotGrade, Verifier
 from posttrain.diagnose.verifiers.reader.answer_reading import AnswerReading, ReadStatus, read_answer, read_number
 from posttrain.diagnose.verifiers.reader.latex import as_expression, as_intervals, as_latex
 from posttrain.diagnose.verifiers.reader.statements import Statement, StatementKind, find_statements
-from posttrain.diagnose.verifiers.reader.turns import before_explanation, before_next_question, own_turn, states_an_answer
+from posttrain.diagnose.verifiers.reader.turns import answered_before_next_question, before_explanation, own_turn
 
 _MOST_CHARACTERS = 1_000
 """Of an expression; a longer one is none."""
@@ -135,12 +135,8 @@ class MathVerifier(Verifier):
 
     def _read(self, text: str, payload: Mapping[str, Any], *, lenient: bool) -> str | None:
         text = before_explanation(own_turn(text))
-        first = before_next_question(text)
-        if (
-            first is not None
-            and states_an_answer(first)
-            and (found := self._read_part(first, payload, lenient=lenient)) is not None
-        ):
+        first = answered_before_next_question(text)
+        if first is not None and (found := self._read_part(first, payload, lenient=lenient)) is not None:
             return found
         return self._read_part(text, payload, lenient=lenient)
 

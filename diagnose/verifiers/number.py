@@ -15,7 +15,7 @@ from posttrain.diagnose.types import Problem
 from posttrain.diagnose.verifiers.base import Verifier
 from posttrain.diagnose.verifiers.reader.answer_reading import read_answer, read_leniently, read_number
 from posttrain.diagnose.verifiers.reader.literals import MOST_DIGITS, Decimal
-from posttrain.diagnose.verifiers.reader.turns import before_explanation, before_next_question, own_turn, states_an_answer
+from posttrain.diagnose.verifiers.reader.turns import answered_before_next_question, before_explanation, own_turn
 
 _CANONICAL = re.compile(rf"-?[0-9]{{1,{MOST_DIGITS + 1}}}(?:/[0-9]{{1,{MOST_DIGITS + 1}}})?%?")
 
@@ -51,8 +51,8 @@ class NumberVerifier(Verifier):
         """Read the number; see the class."""
         read = read_leniently if lenient else read_number
         text = before_explanation(own_turn(text))
-        first = before_next_question(text)
-        if first is not None and states_an_answer(first) and (found := read(first, decimal=self._decimal).canonical) is not None:
+        first = answered_before_next_question(text)
+        if first is not None and (found := read(first, decimal=self._decimal).canonical) is not None:
             return found
         return read(text, decimal=self._decimal).canonical
 

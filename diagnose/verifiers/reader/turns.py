@@ -71,9 +71,10 @@ def before_explanation(text: str) -> str:
     return before if before and _is_alone(before) and not find_statements(text[begins.end() :]) else text
 
 
-def states_an_answer(part: str) -> bool:
-    """Return whether a part marks an answer, or is nothing else: what is only told in it may be what is given."""
-    return _is_alone(part) or bool(find_statements(part))
+def answered_before_next_question(text: str) -> str | None:
+    """Return what `before_next_question` does where it marks an answer, or is nothing else: what is only told in it may be what is given."""
+    before = before_next_question(text)
+    return before if before is not None and (_is_alone(before) or find_statements(before)) else None
 
 
 def _is_alone(part: str) -> bool:
